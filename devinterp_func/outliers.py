@@ -1,0 +1,209 @@
+"""Outliers: the entries of a step's per-datum deltas with the largest absolute values, exactly.
+
+The order is that of a full sort: by |delta| descending, ties by parameter number ascending. Parameters are numbered
+through the captured units in order, row-major within a unit.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from devinterp_func import per_example
+from devinterp_func.per_example import Factor
+
+Per = Literal["datum", "step"]
+BLOCK = 64  # the shortest run of numbers whose maximum torch takes at the speed of memory
+
+
+class Outliers(NamedTuple):
+    """The k largest |delta| of each datum, shapes (n, k), or of the whole step, shapes (k,); largest first."""
+
+    parameter: Int[Tensor, "*n k"]  # number among the captured units
+    delta: Float[Tensor, "*n k"]
+    position: Int[Tensor, "*n k"]  # token position that contributed most; −1 where unknown
+    datum: Int[Tensor, "*n k"]  # row in the batch
+
+    def __repr__(self) -> str:
+        return f"Outliers{list(self.delta.shape)}: |delta| up to {self.delta.abs().max():.4g}"
+
+
+class Place(NamedTuple):
+    """Where a parameter lies: a unit, the row-major flat index in it, and the same as coordinates."""
+
+    unit: str
+    index: int
+    coordinates: tuple[int, ...]
+
+
+def top_k(deltas: dict[str, Float[Tensor, "n ..."]], k: int, per: Per = "datum") -> Outliers:
+    """The k entries of largest |delta| of each datum, or of the step, exactly.
+
+    Args:
+        deltas: per-datum deltas of some units, each with a leading n.
+        k: how many; at most the number of parameters.
+        per: "datum" for k of each datum, "step" for k of all data together (post: about 0.13 % of the architecture).
+
+    Raises:
+        ValueError: if k is out of range.
+        FloatingPointError: if a delta is NaN or infinite; unit and datum are named.
+
+    >>> top_k({"w": torch.tensor([[0.0, -3.0, 2.0]])}, k=2).delta
+    tensor([[-3.,  2.]])
+    """
+    _check(k, sum(delta[0].numel() for delta in deltas.values()), per)
+    flat = torch.cat([delta.flatten(1) for delta in deltas.values()], dim=1)
+    _require_finite(deltas)
+    parameter, delta = select(flat, k)
+    outliers = Outliers(parameter, delta, torch.full_like(parameter, -1), _rows(parameter))
+    return outliers if per == "datum" else of_step(outliers, k)
+
+
+def from_factors(
+    factors: dict[str, Factor], k: int, per: Per = "datum", buffer: Float[Tensor, "n P"] | None = None
+) -> Outliers:
+    """``top_k`` of the deltas whose factors are given, each outlier with the token position that contributed most.
+
+    Args:
+        factors: of deltas, not of gradients: ``per_example.scale(capture.factors, sgd.share(info, n))``.
+        k, per: as in ``top_k``.
+        buffer: ``workspace`` for the deltas; fewer rows than data form them a few data at a time.
+
+    Raises:
+        ValueError, FloatingPointError: as ``top_k``.
+    """
+    sizes = {name: per_example.size(factor) for name, factor in factors.items()}
+    n = len(next(iter(factors.values())).signals)
+    _check(k, sum(sizes.values()), per)
+    buffer = workspace(factors, n) if buffer is None else buffer
+    parts = []
+    for start in range(0, n, len(buffer)):
+        some = {name: per_example.data(factor, slice(start, start + len(buffer))) for name, factor in factors.items()}
+        parts.append(select(form_flat(some, buffer), k))
+    parameter, delta = (torch.cat(part) for part in zip(*parts, strict=True))
+    outliers = Outliers(parameter, delta, positions(factors, sizes, parameter), _rows(parameter))
+    return outliers if per == "datum" else of_step(outliers, k)
+
+
+def workspace(factors: dict[str, Factor], n: int) -> Float[Tensor, "n P"]:
+    """Scratch for the flat deltas of n data: a row a datum, padded with zeros to a whole number of blocks."""
+    signals = next(iter(factors.values())).signals
+    total = sum(per_example.size(factor) for factor in factors.values())
+    return signals.new_zeros(n, -(-total // BLOCK) * BLOCK)
+
+
+def form_flat(factors: dict[str, Factor], buffer: Float[Tensor, "m P"]) -> Float[Tensor, "n P"]:
+    """The deltas of n ≤ m data, unit after unit, written into the buffer's first n rows."""
+    start = 0
+    for factor in factors.values():
+        n, shape = len(factor.signals), per_example.shape(factor)
+        stop = start + per_example.size(factor)
+        per_example.form(factor, out=buffer[:n, start:stop].unflatten(1, shape))
+        start = stop
+    return buffer[:n]
+
+
+def select(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Index and value of the k largest |values| of each row, ties by index; the answer of ``select_by_sorting``.
+
+    The k blocks with the largest maxima (ties by block) hold the k largest entries: before an entry outside them come k
+    entries, one a block. And no entry below the least of those maxima is among the k. So one pass over the values finds
+    the maxima, and little over k entries are sorted.
+
+    Raises:
+        FloatingPointError: if a value is NaN or infinite; its row is named.
+    """
+    if values.dtype != torch.float32 or values.shape[1] % BLOCK:
+        return select_by_sorting(values, k)
+    blocks = rearrange(values, "n (B b) -> n B b", b=BLOCK)
+    maxima = torch.maximum(blocks.amax(-1), blocks.amin(-1).neg_())
+    if not bool(torch.isfinite(maxima).all()):
+        bad = int((~torch.isfinite(maxima)).any(1).nonzero()[0])
+        raise FloatingPointError(f"a delta of datum {bad} in the batch is NaN or infinite")
+    chosen = _sort_key(maxima, torch.arange(maxima.shape[1], device=values.device))
+    chosen = chosen.topk(min(k, maxima.shape[1]), sorted=False).indices
+    least = maxima.gather(1, chosen).amin(1) if chosen.shape[1] == k else maxima.new_zeros(len(values))
+    candidates = blocks.gather(1, chosen[..., None].expand(-1, -1, BLOCK)).abs_()
+    row, block, offset = (candidates >= least[:, None, None]).nonzero(as_tuple=True)
+    index = chosen[row, block] * BLOCK + offset
+    first = torch.searchsorted(row, torch.arange(len(values), device=values.device))
+    rank = torch.arange(len(row), device=values.device) - first[row]
+    keys = row.new_full((len(values), int(rank.max()) + 1), -1)
+    keys[row, rank] = _sort_key(candidates[row, block, offset], index)
+    parameter = _index_of(keys.sort(dim=1, descending=True).values[:, :k])
+    return parameter, values.gather(1, parameter)
+
+
+def select_by_sorting(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """``select`` by sorting everything: the definition."""
+    parameter = values.abs().sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return parameter, values.gather(1, parameter)
+
+
+def of_step(outliers: Outliers, k: int) -> Outliers:
+    """The k largest of all data together, ties by datum, then parameter; each datum needs its own k largest."""
+    order = outliers.delta.flatten().abs().sort(descending=True, stable=True).indices[:k]
+    # Rows are sorted by (|delta|, parameter) and follow each other by datum, so a stable sort breaks ties rightly.
+    return Outliers(*(field.flatten()[order] for field in outliers))
+
+
+def positions(factors: dict[str, Factor], sizes: dict[str, int], parameter: Int[Tensor, "n k"]) -> Int[Tensor, "n k"]:
+    """The token position with the largest absolute contribution to each entry of each datum."""
+    found, start = torch.empty_like(parameter), 0
+    for name, factor in factors.items():
+        here = ((parameter >= start) & (parameter < start + sizes[name])).nonzero(as_tuple=True)
+        parts = per_example.contributions(factor, here[0], parameter[here] - start)
+        found[here] = parts.abs().argmax(1)
+        start += sizes[name]
+    return found
+
+
+def locate(shapes: dict[str, tuple[int, ...]], parameter: int) -> Place:
+    """Unit, flat index and coordinates of a parameter number.
+
+    Args:
+        shapes: the captured units in order, as ``per_example.unit_shapes`` or a run's manifest gives them.
+        parameter: its number among them.
+
+    Raises:
+        ValueError: if the number is out of range.
+
+    >>> locate({"a": (2, 2), "layers.2.linear1.weight": (200, 200)}, 4 + 1391)
+    Place(unit='layers.2.linear1.weight', index=1391, coordinates=(6, 191))
+    """
+    rest = int(parameter)
+    for unit, shape in shapes.items():
+        size = torch.Size(shape).numel()
+        if 0 <= rest < size:
+            return Place(unit, rest, tuple(int(i) for i in torch.unravel_index(torch.tensor(rest), shape)))
+        rest -= size
+    raise ValueError(f"parameter {parameter} is out of range: the captured units have {parameter - rest} parameters")
+
+
+def _sort_key(magnitude: Float[Tensor, "*n"], index: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """(|value| descending, index ascending) as one integer to sort by: a non-negative float orders like its bits."""
+    return (magnitude.view(torch.int32).long() << 32) | (2**32 - 1 - index)
+
+
+def _index_of(key: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    return 2**32 - 1 - (key & (2**32 - 1))
+
+
+def _rows(parameter: Int[Tensor, "n k"]) -> Int[Tensor, "n k"]:
+    return torch.arange(len(parameter), device=parameter.device)[:, None].expand_as(parameter)
+
+
+def _check(k: int, size: int, per: str) -> None:
+    if not 1 <= k <= size:
+        raise ValueError(f"k is {k}; it must be between 1 and the {size} captured parameters")
+    if per not in ("datum", "step"):
+        raise ValueError(f"per is {per!r}; it must be 'datum' or 'step'")
+
+
+def _require_finite(deltas: dict[str, Float[Tensor, "n ..."]]) -> None:
+    for name, delta in deltas.items():
+        bad = (~torch.isfinite(delta.flatten(1))).any(1)
+        if bool(bad.any()):
+            raise FloatingPointError(f"{name}: datum {int(bad.nonzero()[0])} of the batch has a NaN or infinite delta")

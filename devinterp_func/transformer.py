@@ -1,0 +1,220 @@
+"""The post's language model as pure functions of a parameter tree, written for ONE example of C tokens.
+
+The model of PyTorch's word-language-model tutorial: embedding × √d, sinusoidal positions, dropout, post-LN
+``nn.TransformerEncoderLayer`` blocks (ReLU, eps 1e-5, causal mask, no final norm), linear decoder, untied. Parameters have
+torch's names, masks are data, and every parametrised operation goes through a ``tap``, the one place where per-example
+gradients look in.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from devinterp_func import keys
+from devinterp_func.tree import Params
+
+Masks = dict[str, Bool[Tensor, "..."]]
+Tap = Callable[[str, Tensor, Tensor], Tensor]
+"""(name of a parametrised operation, its input, its output) -> the output to go on with."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Static shape of the model; defaults are the post's. Closed over, never passed through a transform."""
+
+    vocab_size: int
+    d_model: int = 200
+    n_heads: int = 4
+    d_hidden: int = 200
+    n_layers: int = 3
+    dropout: float = 0.2
+    positions: Literal["sincos", "sin"] = "sincos"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_heads", "d_hidden", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Config.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.d_model % self.n_heads:
+            raise ValueError(f"Config.d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"Config.dropout is {self.dropout}; it must be in [0, 1)")
+        if self.positions not in ("sincos", "sin"):
+            raise ValueError(f"Config.positions is {self.positions!r}; it must be 'sincos' or 'sin'")
+
+
+def init(config: Config, *, key: keys.Key | int, clone_layers: bool = True) -> Params:
+    """Fresh float32 parameters: embedding and decoder weights ~ U(-0.1, 0.1), decoder bias 0, layers as torch does.
+
+    Args:
+        config: the model.
+        key: source of randomness.
+        clone_layers: start every layer from the same draw, as ``nn.TransformerEncoder`` does (it deep-copies one layer),
+            hence as the post did; False draws each layer by itself.
+
+    >>> sum(p.numel() for p in init(Config(vocab_size=28782), key=0).values())
+    12267582
+    """
+    size = (config.vocab_size, config.d_model)
+    layers = [_init_layer(config, keys.fold_in(key, "layer", 0 if clone_layers else i)) for i in range(config.n_layers)]
+    return {
+        "embedding.weight": keys.uniform(size, -0.1, 0.1, key=keys.fold_in(key, "embedding")),
+        **{f"layers.{i}.{name}": tensor.clone() for i, layer in enumerate(layers) for name, tensor in layer.items()},
+        "decoder.weight": keys.uniform(size, -0.1, 0.1, key=keys.fold_in(key, "decoder")),
+        "decoder.bias": torch.zeros(config.vocab_size),
+    }
+
+
+def apply(params: Params, tokens: Int[Tensor, "C"], config: Config, masks: Masks | None = None) -> Float[Tensor, "C V"]:
+    """Logits of the next token at every position of one example.
+
+    Args:
+        params: parameters, of any floating dtype.
+        tokens: token ids in [0, vocab_size).
+        config: the model.
+        masks: dropout masks of ``dropout_masks``; None switches dropout off (evaluation).
+    """
+    return _linear(params, "decoder", hidden(params, tokens, config, masks), _untapped)
+
+
+def loss(
+    params: Params,
+    tokens: Int[Tensor, "C"],
+    targets: Int[Tensor, "C"],
+    config: Config,
+    masks: Masks | None = None,
+) -> Float[Tensor, ""]:
+    """Cross entropy in nats, averaged over the C positions of one example."""
+    return F.cross_entropy(apply(params, tokens, config, masks), targets)
+
+
+def hidden(
+    params: Params,
+    tokens: Int[Tensor, "C"],
+    config: Config,
+    masks: Masks | None = None,
+    tap: Tap | None = None,
+) -> Float[Tensor, "C d"]:
+    """The residual stream that the decoder reads."""
+    tap = tap or _untapped
+    x = tap("embedding", tokens, params["embedding.weight"][tokens]) * math.sqrt(config.d_model)
+    x = _drop(x + positions(config, len(tokens)).to(x), masks, "dropout", config)
+    for i in range(config.n_layers):
+        x = layer(params, f"layers.{i}.", x, config, masks, tap)
+    return x
+
+
+def layer(
+    params: Params,
+    name: str,
+    x: Float[Tensor, "C d"],
+    config: Config,
+    masks: Masks | None = None,
+    tap: Tap | None = None,
+) -> Float[Tensor, "C d"]:
+    """One post-LN block, ``name`` being its prefix: norm1(x + attention(x)), then norm2(x + MLP(x))."""
+    tap = tap or _untapped
+    attended = _attention(params, f"{name}self_attn.", x, config, masks, tap)
+    x = _norm(params, f"{name}norm1", x + _drop(attended, masks, f"{name}dropout1", config), tap)
+    active = _drop(F.relu(_linear(params, f"{name}linear1", x, tap)), masks, f"{name}dropout", config)
+    written = _linear(params, f"{name}linear2", active, tap)
+    return _norm(params, f"{name}norm2", x + _drop(written, masks, f"{name}dropout2", config), tap)
+
+
+def dropout_masks(config: Config, context: int, *, key: keys.Key | int) -> Masks:
+    """Masks for one example of ``context`` tokens, True where kept: one per dropout site of torch's model.
+
+    Sites and shapes: ``dropout`` (C, d) after the positions; per layer ``self_attn.dropout`` (heads, C, C) on the
+    attention weights, ``dropout1``, ``dropout2`` (C, d) on the residual branches, ``dropout`` (C, d_hidden) in the MLP.
+    A site's mask is a function of (key, site) alone.
+    """
+    wide, inner = (context, config.d_model), (context, config.d_hidden)
+    shapes: dict[str, tuple[int, ...]] = {"dropout": wide}
+    for i in range(config.n_layers):
+        shapes |= {
+            f"layers.{i}.self_attn.dropout": (config.n_heads, context, context),
+            f"layers.{i}.dropout1": wide,
+            f"layers.{i}.dropout": inner,
+            f"layers.{i}.dropout2": wide,
+        }
+    return {site: keys.keep_mask(shape, config.dropout, key=keys.fold_in(key, site)) for site, shape in shapes.items()}
+
+
+def positions(config: Config, context: int) -> Float[Tensor, "C d"]:
+    """Sinusoidal positions (Vaswani et al. 2017, §3.5), float64; ``"sin"`` has the sine in both halves of each pair."""
+    frequency = torch.exp(-math.log(10000.0) / config.d_model * torch.arange(0, config.d_model, 2, dtype=torch.float64))
+    angle = torch.arange(context, dtype=torch.float64)[:, None] * frequency
+    second = torch.cos(angle) if config.positions == "sincos" else torch.sin(angle)
+    return torch.stack([torch.sin(angle), second], dim=-1).flatten(1)[:, : config.d_model]
+
+
+def attention_weights(qkv: Float[Tensor, "C e"], n_heads: int) -> tuple[Float[Tensor, "h C C"], Float[Tensor, "h C a"]]:
+    """Causal attention pattern (heads, query, key) and values of one example, from its joint projection."""
+    query, key, value = rearrange(qkv, "C (three h a) -> three h C a", three=3, h=n_heads)
+    # Scaled on the query side, as torch does; written out because the fused kernel has no vmap rule on CPU.
+    scores = einsum(query / math.sqrt(query.shape[-1]), key, "h q a, h k a -> h q k")
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=qkv.device).triu(1)
+    return F.softmax(scores.masked_fill(future, -math.inf), dim=-1), value
+
+
+def _attention(
+    params: Params, name: str, x: Float[Tensor, "C d"], config: Config, masks: Masks | None, tap: Tap
+) -> Float[Tensor, "C d"]:
+    weights, value = attention_weights(_linear(params, f"{name}in_proj", x, tap), config.n_heads)
+    mixed = einsum(_drop(weights, masks, f"{name}dropout", config), value, "h q k, h k a -> q h a")
+    return _linear(params, f"{name}out_proj", mixed.flatten(1), tap)
+
+
+def _linear(params: Params, name: str, x: Float[Tensor, "C i"], tap: Tap) -> Float[Tensor, "C o"]:
+    weight, bias = weight_and_bias(name)
+    return tap(name, x, F.linear(x, params[weight], params[bias]))
+
+
+def _norm(params: Params, name: str, x: Float[Tensor, "C d"], tap: Tap) -> Float[Tensor, "C d"]:
+    standardised = F.layer_norm(x, x.shape[-1:], eps=1e-5)
+    weight, bias = weight_and_bias(name)
+    return tap(name, standardised, standardised * params[weight] + params[bias])
+
+
+def _drop(x: Tensor, masks: Masks | None, site: str, config: Config) -> Tensor:
+    # The mask is scaled, not x: one pass fewer over what autograd tracks.
+    return x if masks is None else x * (masks[site].to(x.dtype) / (1 - config.dropout))
+
+
+def _untapped(name: str, inputs: Tensor, output: Tensor) -> Tensor:
+    return output
+
+
+def weight_and_bias(name: str) -> tuple[str, str]:
+    """Parameter names of a parametrised operation; torch writes ``in_proj_weight`` but ``out_proj.weight``."""
+    join = "_" if name.endswith("in_proj") else "."
+    return f"{name}{join}weight", f"{name}{join}bias"
+
+
+def _init_layer(config: Config, key: keys.Key) -> Params:
+    """``nn.TransformerEncoderLayer``'s own start: Xavier in_proj, U(±1/√fan_in) for the rest, attention biases 0."""
+    d, hidden = config.d_model, config.d_hidden
+
+    def draw(name: str, shape: tuple[int, ...], bound: float) -> Tensor:
+        return keys.uniform(shape, -bound, bound, key=keys.fold_in(key, name))
+
+    return {
+        "self_attn.in_proj_weight": draw("in_proj", (3 * d, d), math.sqrt(6 / (3 * d + d))),
+        "self_attn.in_proj_bias": torch.zeros(3 * d),
+        "self_attn.out_proj.weight": draw("out_proj", (d, d), 1 / math.sqrt(d)),
+        "self_attn.out_proj.bias": torch.zeros(d),
+        "linear1.weight": draw("linear1.weight", (hidden, d), 1 / math.sqrt(d)),
+        "linear1.bias": draw("linear1.bias", (hidden,), 1 / math.sqrt(d)),
+        "linear2.weight": draw("linear2.weight", (d, hidden), 1 / math.sqrt(hidden)),
+        "linear2.bias": draw("linear2.bias", (d,), 1 / math.sqrt(hidden)),
+        "norm1.weight": torch.ones(d),
+        "norm1.bias": torch.zeros(d),
+        "norm2.weight": torch.ones(d),
+        "norm2.bias": torch.zeros(d),
+    }

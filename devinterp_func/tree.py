@@ -1,0 +1,84 @@
+"""Parameter trees: a flat dict under torch's dotted names, and the few operations the update needs.
+
+A dict of tensors is a pytree to ``torch.func``, it is what safetensors stores, and it is what
+``dict(module.named_parameters())`` gives, so every function here also takes somebody else's model.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+Params = dict[str, Tensor]
+Tree = Any  # any pytree of tensors: dicts, lists, tuples, NamedTuples
+
+
+def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """``f`` at every leaf of one tree, or of several of the same structure (``jax.tree.map``)."""
+    return tree_map(f, tree, *rest)
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """The leaves in order (``jax.tree.leaves``)."""
+    return tree_leaves(tree)
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """a + b, leaf by leaf.
+
+    >>> add({"w": torch.ones(2)}, {"w": torch.ones(2)})
+    {'w': tensor([2., 2.])}
+    """
+    return map(torch.add, a, b)
+
+
+def sub(a: Tree, b: Tree) -> Tree:
+    """a - b, leaf by leaf."""
+    return map(torch.sub, a, b)
+
+
+def scale(tree: Tree, factor: float | Tensor) -> Tree:
+    """factor · tree."""
+    return map(lambda leaf: leaf * factor, tree)
+
+
+def dot(a: Tree, b: Tree) -> Float[Tensor, ""]:
+    """⟨a, b⟩ over all leaves."""
+    return torch.stack([torch.sum(x * y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+
+
+def norm(tree: Tree) -> Float[Tensor, ""]:
+    """Euclidean norm over all entries of all leaves."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(leaf) for leaf in leaves(tree)]))
+
+
+def per_example_norm(tree: Tree) -> Float[Tensor, "n"]:
+    """Euclidean norm of each example, over all entries of all leaves; every leaf has a leading n."""
+    return torch.stack([torch.linalg.vector_norm(leaf.flatten(1), dim=1) for leaf in leaves(tree)]).norm(dim=0)
+
+
+def describe(tree: Tree, indent: str = "") -> str:
+    """The tree in short, a line a leaf: name, shape, dtype and norm; for a person at a prompt."""
+    if isinstance(tree, Tensor):
+        return _describe_tensor(tree)
+    fields = tree._asdict() if hasattr(tree, "_asdict") else tree
+    if not isinstance(fields, Mapping):
+        return repr(tree)
+    lines = [f"{indent}{name}: {_describe_field(value, indent)}" for name, value in fields.items()]
+    return "\n".join(lines)
+
+
+def _describe_field(value: Tree, indent: str) -> str:
+    nested = isinstance(value, Mapping) or hasattr(value, "_asdict")
+    return "\n" + describe(value, indent + "  ") if nested else describe(value)
+
+
+def _describe_tensor(tensor: Tensor) -> str:
+    if tensor.ndim == 0:
+        return f"{tensor.item():.6g}"
+    kind = str(tensor.dtype).removeprefix("torch.")
+    norm = f" norm {torch.linalg.vector_norm(tensor.detach()).item():.4g}" if tensor.is_floating_point() else ""
+    return f"{kind}{list(tensor.shape)}{norm}"
