@@ -10,11 +10,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "batches",
+    "bigram",
     "keys",
     "outliers",
     "per_example",
+    "recording",
     "records",
     "sgd",
+    "tables",
     "text",
     "training",
     "transformer",

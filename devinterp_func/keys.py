@@ -8,8 +8,9 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -35,9 +36,8 @@ def fold_in(key: Key | int, *data: int | str) -> Key:
 
 
 def generator(key: Key | int) -> np.random.Generator:
-    """NumPy's Philox generator at ``key``. Its 128-bit Philox key is the BLAKE2b digest of seed and path."""
-    digest = blake2b(repr(tuple(fold_in(key))).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    """NumPy's Philox generator at ``key``."""
+    return np.random.Generator(np.random.Philox(key=_philox_key(key)))
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, *, key: Key | int) -> Float[Tensor, "..."]:
@@ -50,8 +50,12 @@ def permutation(n: int, *, key: Key | int) -> Int[Tensor, "n"]:
     return torch.from_numpy(generator(key).permutation(n))
 
 
-def keep_mask(shape: tuple[int, ...], drop: float, *, key: Key | int) -> Bool[Tensor, "..."]:
-    """True with probability ``1 - drop``, rounded to a multiple of 2⁻¹⁶: 16 random bits decide each entry."""
-    n = int(np.prod(shape))
-    bits = generator(key).bit_generator.random_raw(-(-n // 4)).astype("<u8", copy=False).view("<u2")[:n]
-    return torch.from_numpy(bits >= round(drop * 2**16)).reshape(shape)
+def random_bits(n: int, *, key: Key | int) -> npt.NDArray[np.uint16]:
+    """n times 16 random bits."""
+    raw = np.random.Philox(key=_philox_key(key)).random_raw(-(-n // 4))
+    return raw.astype("<u8", copy=False).view("<u2")[:n]
+
+
+def _philox_key(key: Key | int) -> int:
+    """Philox's 128-bit key: the BLAKE2b digest of seed and path."""
+    return int.from_bytes(blake2b(repr(tuple(fold_in(key))).encode(), digest_size=16).digest(), "little")

@@ -34,7 +34,7 @@ class Place(NamedTuple):
     """Where a parameter lies: a unit, the row-major flat index in it, and the same as coordinates."""
 
     unit: str
-    index: int
+    flat: int
     coordinates: tuple[int, ...]
 
 
@@ -105,6 +105,17 @@ def form_flat(factors: dict[str, Factor], buffer: Float[Tensor, "m P"]) -> Float
     return buffer[:n]
 
 
+def form_units(factors: dict[str, Factor]) -> dict[str, Float[Tensor, "n ..."]]:
+    """The deltas of all data by unit: views of the very numbers that ``from_factors`` selects from, bit for bit."""
+    flat = form_flat(factors, workspace(factors, len(next(iter(factors.values())).signals)))
+    sizes = [per_example.size(factor) for factor in factors.values()]
+    parts = flat[:, : sum(sizes)].split(sizes, dim=1)
+    return {
+        name: part.unflatten(1, per_example.shape(factor))
+        for (name, factor), part in zip(factors.items(), parts, strict=True)
+    }
+
+
 def select(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """Index and value of the k largest |values| of each row, ties by index; the answer of ``select_by_sorting``.
 
@@ -171,7 +182,7 @@ def locate(shapes: dict[str, tuple[int, ...]], parameter: int) -> Place:
         ValueError: if the number is out of range.
 
     >>> locate({"a": (2, 2), "layers.2.linear1.weight": (200, 200)}, 4 + 1391)
-    Place(unit='layers.2.linear1.weight', index=1391, coordinates=(6, 191))
+    Place(unit='layers.2.linear1.weight', flat=1391, coordinates=(6, 191))
     """
     rest = int(parameter)
     for unit, shape in shapes.items():

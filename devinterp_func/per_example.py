@@ -1,10 +1,10 @@
 """Gradients of each example apart: ``grads``, the definition, and ``capture``, the same numbers in one backward pass.
 
 For a linear map with input a[j,k] and back-signal b[j,k] (datum j, token position k), datum j's weight gradient is
-Σ_k b[j,k] ⊗ a[j,k] and its bias gradient Σ_k b[j,k]. So (a, b) is a lossless factorisation of all per-example gradients,
-and each term of the sum says which token position moved the weight. ``capture`` adds a zero "probe" to the output of every
-parametrised operation and differentiates with respect to the probes alone: that gives every b, the forward pass gives
-every a. (Goodfellow 2015, *Efficient per-example gradient computations*; Dangel et al. 2020, *BackPACK*.)
+Σ_k b[j,k] ⊗ a[j,k] and its bias gradient Σ_k b[j,k]. So (a, b) is a lossless factorisation of all per-example
+gradients, and each term of the sum says which token position moved the weight. ``capture`` adds a zero "probe" to the
+output of every parametrised operation and differentiates with respect to the probes alone: that gives every b, the
+forward pass gives every a. (Goodfellow 2015, *Efficient per-example gradient computations*; Dangel et al. 2020, *BackPACK*.)
 """
 
 from collections.abc import Callable
@@ -141,6 +141,19 @@ def capture(
     )
 
 
+@torch.no_grad()
+def losses(
+    params: Params,
+    tokens: Int[Tensor, "n C"],
+    targets: Int[Tensor, "n C"],
+    config: Config,
+    buffer: Float[Tensor, "V nC"] | None = None,
+) -> Float[Tensor, "n C"]:
+    """Cross entropy in nats at every position, without dropout: ``capture``'s forward half, for evaluation."""
+    residual = vmap(lambda example: hidden(params, example, config))(tokens)
+    return _losses(params, residual.flatten(0, 1), targets, buffer)[0]
+
+
 def gradients(factors: dict[str, Factor]) -> dict[str, Float[Tensor, "n ..."]]:
     """Each datum's gradient of each unit, formed from its factors."""
     return {name: form(factor) for name, factor in factors.items()}
@@ -161,7 +174,7 @@ def form(factor: Factor, out: Tensor | None = None) -> Float[Tensor, "n ..."]:
 
 
 def token_gradients(factors: dict[str, Factor]) -> dict[str, Float[Tensor, "n C ..."]]:
-    """Each token position's part of each datum's gradient: sums over C to ``gradients``. C times as large: slice first."""
+    """Each token position's part of each datum's gradient: sums over C to ``gradients``, and is C times as large."""
     return {
         name: form(
             tree.map(lambda x: rearrange(x, "n C ... -> (n C) 1 ...") if isinstance(x, Tensor) else x, factor)
@@ -236,7 +249,8 @@ def _forward(
 
         return hidden(params, tokens, config, masks, tap), inputs
 
-    probes = {name: params["decoder.weight"].new_zeros(*tokens.shape, o) for name, o in _operations(params)}
+    zero = params["decoder.weight"].new_zeros(())  # expanded: probes take no memory
+    probes = {name: zero.expand(*tokens.shape, width) for name, width in _operations(params)}
     in_dims = (0, None if masks is None else 0, 0)
     residual, pull, inputs = vjp(lambda probes: vmap(one, in_dims)(tokens, masks, probes), probes, has_aux=True)
     return inputs, pull, residual
@@ -290,8 +304,7 @@ def _head(
     weight, bias = params["decoder.weight"], params["decoder.bias"]
     n, C = targets.shape
     h, t = rearrange(residual, "n C d -> (n C) d"), targets.flatten()
-    exponentials, total, shift = _exponentials(weight, bias, h, buffer)
-    losses = total.log() + shift - (h * weight[t]).sum(1) - bias[t]
+    losses, exponentials, total = _losses(params, h, targets, buffer)
     normaliser = 1 / (C * total)
     scaled = h * (normaliser / n)[:, None]
     d_weight, d_bias = torch.empty_like(weight), torch.empty_like(bias)
@@ -304,7 +317,17 @@ def _head(
     d_bias.index_add_(0, t, torch.full_like(normaliser, -1 / (n * C)))
     d_h = d_h.mul_(normaliser[:, None]).sub_(weight[t], alpha=1 / C)
     mean_grads = {"decoder.weight": d_weight, "decoder.bias": d_bias}
-    return _Head(losses.view(n, C), d_h.view(n, C, -1), mean_grads, exponentials, normaliser, targets)
+    return _Head(losses, d_h.view(n, C, -1), mean_grads, exponentials, normaliser, targets)
+
+
+def _losses(
+    params: Params, h: Float[Tensor, "nC d"], targets: Int[Tensor, "n C"], buffer: Tensor | None
+) -> tuple[Float[Tensor, "n C"], Float[Tensor, "V nC"], Float[Tensor, "nC"]]:
+    """Losses, and the exponentials and their sums that they come from."""
+    weight, bias, t = params["decoder.weight"], params["decoder.bias"], targets.flatten()
+    exponentials, total, shift = _exponentials(weight, bias, h, buffer)
+    losses = total.log() + shift - (h * weight[t]).sum(1) - bias[t]
+    return losses.view(targets.shape), exponentials, total
 
 
 def _exponentials(
@@ -312,8 +335,8 @@ def _exponentials(
 ) -> tuple[Float[Tensor, "V nC"], Float[Tensor, "nC"], Float[Tensor, "nC"]]:
     """exp(logit − shift), their sum over the vocabulary, and the shift.
 
-    exp(logit) loses no precision while it neither overflows nor underflows, so the usual shift by the largest logit, one
-    more pass over V·n·C numbers, is made only where a sum shows that it was needed.
+    exp(logit) loses no precision while it neither overflows nor underflows, so the usual shift by the largest logit,
+    one more pass over V·n·C numbers, is made only where a sum shows that it was needed.
     """
     out = torch.empty(len(weight), len(h), dtype=h.dtype, device=h.device) if buffer is None else buffer
     shift = torch.zeros_like(h[:, 0])

@@ -1,13 +1,13 @@
 """The post's language model as pure functions of a parameter tree, written for ONE example of C tokens.
 
 The model of PyTorch's word-language-model tutorial: embedding × √d, sinusoidal positions, dropout, post-LN
-``nn.TransformerEncoderLayer`` blocks (ReLU, eps 1e-5, causal mask, no final norm), linear decoder, untied. Parameters have
-torch's names, masks are data, and every parametrised operation goes through a ``tap``, the one place where per-example
-gradients look in.
+``nn.TransformerEncoderLayer`` blocks (ReLU, eps 1e-5, causal mask, no final norm), linear decoder, untied. Parameters
+have torch's names, masks are data, and every parametrised operation goes through a ``tap``, the one place where
+per-example gradients look in.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,8 +55,8 @@ def init(config: Config, *, key: keys.Key | int, clone_layers: bool = True) -> P
     Args:
         config: the model.
         key: source of randomness.
-        clone_layers: start every layer from the same draw, as ``nn.TransformerEncoder`` does (it deep-copies one layer),
-            hence as the post did; False draws each layer by itself.
+        clone_layers: start every layer from the same draw, as ``nn.TransformerEncoder`` (it deep-copies one layer) and
+            hence the post did; False draws each layer by itself.
 
     >>> sum(p.numel() for p in init(Config(vocab_size=28782), key=0).values())
     12267582
@@ -130,10 +130,25 @@ def layer(
 def dropout_masks(config: Config, context: int, *, key: keys.Key | int) -> Masks:
     """Masks for one example of ``context`` tokens, True where kept: one per dropout site of torch's model.
 
-    Sites and shapes: ``dropout`` (C, d) after the positions; per layer ``self_attn.dropout`` (heads, C, C) on the
-    attention weights, ``dropout1``, ``dropout2`` (C, d) on the residual branches, ``dropout`` (C, d_hidden) in the MLP.
-    A site's mask is a function of (key, site) alone.
+    A value is kept with probability 1 − dropout, rounded to a multiple of 2⁻¹⁶. Sites and shapes: ``dropout`` (C, d) after
+    the positions; per layer ``self_attn.dropout`` (heads, C, C) on the attention weights, ``dropout1``, ``dropout2``
+    (C, d) on the residual branches, ``dropout`` (C, d_hidden) in the MLP. The sites share one stream of the key, in this
+    order, so that a datum costs one generator.
     """
+    shapes = _mask_shapes(config, context)
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    keep = keys.random_bits(sum(sizes), key=key) >= round(config.dropout * 2**16)
+    parts = torch.from_numpy(keep).split(sizes)
+    return {site: part.view(shape) for (site, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def stacked_dropout_masks(config: Config, context: int, *, each: Sequence[keys.Key | int]) -> Masks:
+    """``dropout_masks`` of several examples, one key each, with a leading n."""
+    masks = [dropout_masks(config, context, key=key) for key in each]
+    return {site: torch.stack([one[site] for one in masks]) for site in masks[0]}
+
+
+def _mask_shapes(config: Config, context: int) -> dict[str, tuple[int, ...]]:
     wide, inner = (context, config.d_model), (context, config.d_hidden)
     shapes: dict[str, tuple[int, ...]] = {"dropout": wide}
     for i in range(config.n_layers):
@@ -143,7 +158,7 @@ def dropout_masks(config: Config, context: int, *, key: keys.Key | int) -> Masks
             f"layers.{i}.dropout": inner,
             f"layers.{i}.dropout2": wide,
         }
-    return {site: keys.keep_mask(shape, config.dropout, key=keys.fold_in(key, site)) for site, shape in shapes.items()}
+    return shapes
 
 
 def positions(config: Config, context: int) -> Float[Tensor, "C d"]:

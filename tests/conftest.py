@@ -1,0 +1,17 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from devinterp_func import text
+
+
+@pytest.fixture(scope="session")
+def wikitext2() -> text.Corpus:
+    """The real corpus from ``$WIKITEXT2_DIR``; without it the tests that need it are skipped, nothing is downloaded."""
+    directory = os.environ.get("WIKITEXT2_DIR")
+    if not directory or not all((Path(directory) / file).is_file() for file in text.WIKITEXT2_FILES):
+        pytest.skip(f"needs WikiText-2: set WIKITEXT2_DIR to a directory with {', '.join(text.WIKITEXT2_FILES)}")
+    return text.wikitext2(directory)
