@@ -42,7 +42,8 @@ def generator(key: Key | int) -> np.random.Generator:
 
 def uniform(shape: tuple[int, ...], low: float, high: float, *, key: Key | int) -> Float[Tensor, "..."]:
     """float32 tensor of ``shape``, uniform on [low, high)."""
-    return torch.from_numpy(generator(key).random(shape, dtype=np.float32)).mul_(high - low).add_(low)
+    unit = torch.from_numpy(generator(key).random(shape, dtype=np.float32))
+    return unit * (high - low) + low  # not in place: NumPy aligns memory less, and matrix products round by alignment
 
 
 def permutation(n: int, *, key: Key | int) -> Int[Tensor, "n"]:

@@ -136,7 +136,8 @@ def select(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor, "n k"], Fl
     chosen = _sort_key(maxima, torch.arange(maxima.shape[1], device=values.device))
     chosen = chosen.topk(min(k, maxima.shape[1]), sorted=False).indices
     least = maxima.gather(1, chosen).amin(1) if chosen.shape[1] == k else maxima.new_zeros(len(values))
-    candidates = blocks.gather(1, chosen[..., None].expand(-1, -1, BLOCK)).abs_()
+    start = torch.arange(0, blocks.shape[0] * blocks.shape[1], blocks.shape[1], device=values.device)
+    candidates = blocks.flatten(0, 1)[(chosen + start[:, None]).flatten()].abs_().unflatten(0, chosen.shape)
     row, block, offset = (candidates >= least[:, None, None]).nonzero(as_tuple=True)
     index = chosen[row, block] * BLOCK + offset
     first = torch.searchsorted(row, torch.arange(len(values), device=values.device))

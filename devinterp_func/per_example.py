@@ -7,7 +7,7 @@ output of every parametrised operation and differentiates with respect to the pr
 forward pass gives every a. (Goodfellow 2015, *Efficient per-example gradient computations*; Dangel et al. 2020, *BackPACK*.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -93,16 +93,17 @@ def default_units(name: str) -> bool:
     return name.startswith("layers.") and name.endswith("weight") and ".norm" not in name
 
 
-def unit_shapes(params: Params, units: Units = default_units) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the captured units, in the order of ``params``.
+def choose(names: Iterable[str], units: Units = default_units) -> list[str]:
+    """The names of the captured units, in order.
 
     Raises:
-        ValueError: if ``units`` accepts no parameter; the message lists them all.
+        ValueError: if ``units`` accepts no name; the message lists them all.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in params.items() if units(name)}
-    if not shapes:
-        raise ValueError(f"no parameter is captured; choose among {', '.join(params)}")
-    return shapes
+    names = list(names)
+    chosen = [name for name in names if units(name)]
+    if not chosen:
+        raise ValueError(f"no parameter is captured; choose among {', '.join(names)}")
+    return chosen
 
 
 @torch.no_grad()
@@ -129,7 +130,7 @@ def capture(
     inputs, pull, residual = _forward(params, tokens, config, masks)
     head = _head(params, residual, targets, buffer)
     (signals,) = pull(head.residual_signals)
-    wanted = unit_shapes(params, units)
+    wanted = choose(params, units)
     factors = {name: factor for op in inputs for name, factor in _factors(op, inputs[op], signals[op], params)}
     mean_grads = {name: _mean_gradient(factor) for name, factor in factors.items()} | head.mean_grads
     if any(name.startswith("decoder.") for name in wanted):
@@ -302,7 +303,7 @@ def _head(
     V·n·C exponentials are never touched again but by matrix products.
     """
     weight, bias = params["decoder.weight"], params["decoder.bias"]
-    n, C = targets.shape
+    n, C = len(targets), targets.shape[1]
     h, t = rearrange(residual, "n C d -> (n C) d"), targets.flatten()
     losses, exponentials, total = _losses(params, h, targets, buffer)
     normaliser = 1 / (C * total)

@@ -130,6 +130,6 @@ def n_bytes(made: StepRecord) -> int:
 def _require_same(run: Run, made: StepRecord) -> None:
     if not training.same_bits(made, records.read(run, made.step)):
         raise RecordError(
-            f"{run}: step {made.step}, made again from the last snapshot, differs from its record. Was the run begun on "
-            "another machine? Nothing was changed; go on there, or start a new run"
+            f"{run}: step {made.step}, made again from the last snapshot, differs from its record. Was the run "
+            "begun on another machine? Nothing was changed; go on there, or start a new run"
         )

@@ -2,8 +2,8 @@
 
     g = (1/n) Σ_j g_j        c = min(1, max_norm / (‖g‖ + 1e-6))        Δ_j = −lr · c · g_j / n
 
-The law: w' − w = Σ_j Δ_j. The post's formula has no clip coefficient c, and its code logged shifts before clipping; here
-c is part of the delta and is kept beside it, so that the unclipped shift is one division away.
+The law: w' − w = Σ_j Δ_j. The post's formula has no clip coefficient c, and its code logged shifts before clipping;
+here c is part of the delta and is kept beside it, so that the unclipped shift is one division away.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Training as a generator: ``steps`` yields (params, StepRecord) and writes nothing; ``replay`` re-derives a step.
 
 Everything about step t follows from the weights before it and (recipe, t): the data from ``batches.schedule``, the
-dropout masks from (seed, epoch, datum). So a killed run resumes from its last snapshot with the same bits, and any step's
-complete deltas are there again from the nearest snapshot.
+dropout masks from (seed, epoch, datum). So a killed run resumes from its last snapshot with the same bits, and any
+step's complete deltas are there again from the nearest snapshot.
 """
 
 import dataclasses
@@ -141,8 +141,10 @@ def moves(
         start, stop: steps; ``stop`` defaults to the end of the schedule.
 
     Raises:
+        ValueError: if params are not those of config.
         FloatingPointError: if a gradient is NaN or infinite; step, unit and datum are named.
     """
+    params = transformer.in_order(params, config)
     units, device = units_of(recipe), params["decoder.weight"].device
     per_epoch = batches.n_batches(len(data.tokens), recipe.batch_size)
     buffer = params["decoder.bias"].new_empty(config.vocab_size, recipe.batch_size * recipe.context)
@@ -228,7 +230,11 @@ def replay(run: Run, step: int, units: Units | None = None) -> Replay:
     records.read(run, step)  # a clear error before the work
     config, recipe, corpus = load(run)
     start = max(snapshot for snapshot in records.snapshots(run) if snapshot <= step)
-    recipe = recipe if units is None else dataclasses.replace(recipe, units=_names(config, units))
+    recipe = (
+        recipe
+        if units is None
+        else dataclasses.replace(recipe, units=tuple(per_example.choose(transformer.shapes(config), units)))
+    )
     params = records.read_params(run, start)
     data = batches.chunk(corpus.train, recipe.context)
     *_, move = moves(params, data, config, recipe, start=start, stop=step + 1)
@@ -239,14 +245,14 @@ def replay(run: Run, step: int, units: Units | None = None) -> Replay:
 
 def manifest(corpus: Corpus, config: Config, recipe: Recipe, device: str = "cpu") -> dict[str, Any]:
     """What a run directory says it is: all that its bits depend on."""
-    shapes = per_example.unit_shapes(transformer.init(config, key=0), units_of(recipe))
+    shapes = transformer.shapes(config)
     sizes = {split: len(getattr(corpus, split)) for split in ("train", "valid", "test")}
     packages = ("devinterp_func", "numpy", "safetensors", "torch", "torchtext")
     return {
         "config": dataclasses.asdict(config),
         "recipe": dataclasses.asdict(recipe) | {"units": list(recipe.units)},
         "n_steps": schedule_length(recipe, (sizes["train"] - 1) // recipe.context),
-        "units": [[name, list(shape)] for name, shape in shapes.items()],
+        "units": [[name, list(shapes[name])] for name in per_example.choose(shapes, units_of(recipe))],
         "corpus": {"name": corpus.name, "fingerprint": text.fingerprint(corpus), **sizes},
         "device": device,
         "threads": torch.get_num_threads(),
@@ -314,7 +320,3 @@ def blame(step: int, datum: Int[Tensor, "n"], captured: Capture) -> str:
 
 def _tensors(factor: Factor) -> dict[str, Tensor]:
     return {name: value for name, value in factor._asdict().items() if isinstance(value, Tensor)}
-
-
-def _names(config: Config, units: Units) -> tuple[str, ...]:
-    return tuple(per_example.unit_shapes(transformer.init(config, key=0), units))

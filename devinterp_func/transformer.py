@@ -7,6 +7,7 @@ per-example gradients look in.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,14 +62,50 @@ def init(config: Config, *, key: keys.Key | int, clone_layers: bool = True) -> P
     >>> sum(p.numel() for p in init(Config(vocab_size=28782), key=0).values())
     12267582
     """
-    size = (config.vocab_size, config.d_model)
-    layers = [_init_layer(config, keys.fold_in(key, "layer", 0 if clone_layers else i)) for i in range(config.n_layers)]
-    return {
-        "embedding.weight": keys.uniform(size, -0.1, 0.1, key=keys.fold_in(key, "embedding")),
-        **{f"layers.{i}.{name}": tensor.clone() for i, layer in enumerate(layers) for name, tensor in layer.items()},
-        "decoder.weight": keys.uniform(size, -0.1, 0.1, key=keys.fold_in(key, "decoder")),
-        "decoder.bias": torch.zeros(config.vocab_size),
+    params, every = {}, shapes(config)
+    for name, shape in every.items():
+        start = re.sub(r"^layers\.\d+", "layers", name) if clone_layers else name
+        # torch draws a linear map's bias from the range of its weight
+        bound = _bound(name, every[name.replace("bias", "weight")])
+        drawn = keys.uniform(shape, -bound, bound, key=keys.fold_in(key, start)) if bound else torch.zeros(shape)
+        params[name] = torch.ones(shape) if ".norm" in name and name.endswith("weight") else drawn
+    return params
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter, in the order that ``init`` gives them."""
+    d, hidden, size = config.d_model, config.d_hidden, config.vocab_size
+    layer = {
+        "self_attn.in_proj_weight": (3 * d, d),
+        "self_attn.in_proj_bias": (3 * d,),
+        "self_attn.out_proj.weight": (d, d),
+        "self_attn.out_proj.bias": (d,),
+        "linear1.weight": (hidden, d),
+        "linear1.bias": (hidden,),
+        "linear2.weight": (d, hidden),
+        "linear2.bias": (d,),
+        "norm1.weight": (d,),
+        "norm1.bias": (d,),
+        "norm2.weight": (d,),
+        "norm2.bias": (d,),
     }
+    layers = {f"layers.{i}.{name}": shape for i in range(config.n_layers) for name, shape in layer.items()}
+    return {"embedding.weight": (size, d), **layers, "decoder.weight": (size, d), "decoder.bias": (size,)}
+
+
+def in_order(params: Params, config: Config) -> Params:
+    """The same parameters in ``init``'s order, which numbers them and in which they are summed.
+
+    Raises:
+        ValueError: if one is missing, unknown, or of another shape.
+    """
+    wanted = shapes(config)
+    if unknown := params.keys() ^ wanted.keys():
+        raise ValueError(f"the parameters and {config} differ in {', '.join(sorted(unknown))}")
+    for name, shape in wanted.items():
+        if params[name].shape != shape:
+            raise ValueError(f"{name} has shape {tuple(params[name].shape)}; {config} wants {shape}")
+    return {name: params[name] for name in wanted}
 
 
 def apply(params: Params, tokens: Int[Tensor, "C"], config: Config, masks: Masks | None = None) -> Float[Tensor, "C V"]:
@@ -130,10 +167,10 @@ def layer(
 def dropout_masks(config: Config, context: int, *, key: keys.Key | int) -> Masks:
     """Masks for one example of ``context`` tokens, True where kept: one per dropout site of torch's model.
 
-    A value is kept with probability 1 − dropout, rounded to a multiple of 2⁻¹⁶. Sites and shapes: ``dropout`` (C, d) after
-    the positions; per layer ``self_attn.dropout`` (heads, C, C) on the attention weights, ``dropout1``, ``dropout2``
-    (C, d) on the residual branches, ``dropout`` (C, d_hidden) in the MLP. The sites share one stream of the key, in this
-    order, so that a datum costs one generator.
+    A value is kept with probability 1 − dropout, rounded to a multiple of 2⁻¹⁶. Sites and shapes: ``dropout`` (C, d)
+    after the positions; per layer ``self_attn.dropout`` (heads, C, C) on the attention weights, ``dropout1``,
+    ``dropout2`` (C, d) on the residual branches, ``dropout`` (C, d_hidden) in the MLP. The sites share one stream of the
+    key, in this order, so that a datum costs one generator.
     """
     shapes = _mask_shapes(config, context)
     sizes = [math.prod(shape) for shape in shapes.values()]
@@ -212,24 +249,12 @@ def weight_and_bias(name: str) -> tuple[str, str]:
     return f"{name}{join}weight", f"{name}{join}bias"
 
 
-def _init_layer(config: Config, key: keys.Key) -> Params:
-    """``nn.TransformerEncoderLayer``'s own start: Xavier in_proj, U(±1/√fan_in) for the rest, attention biases 0."""
-    d, hidden = config.d_model, config.d_hidden
-
-    def draw(name: str, shape: tuple[int, ...], bound: float) -> Tensor:
-        return keys.uniform(shape, -bound, bound, key=keys.fold_in(key, name))
-
-    return {
-        "self_attn.in_proj_weight": draw("in_proj", (3 * d, d), math.sqrt(6 / (3 * d + d))),
-        "self_attn.in_proj_bias": torch.zeros(3 * d),
-        "self_attn.out_proj.weight": draw("out_proj", (d, d), 1 / math.sqrt(d)),
-        "self_attn.out_proj.bias": torch.zeros(d),
-        "linear1.weight": draw("linear1.weight", (hidden, d), 1 / math.sqrt(d)),
-        "linear1.bias": draw("linear1.bias", (hidden,), 1 / math.sqrt(d)),
-        "linear2.weight": draw("linear2.weight", (d, hidden), 1 / math.sqrt(hidden)),
-        "linear2.bias": draw("linear2.bias", (d,), 1 / math.sqrt(hidden)),
-        "norm1.weight": torch.ones(d),
-        "norm1.bias": torch.zeros(d),
-        "norm2.weight": torch.ones(d),
-        "norm2.bias": torch.zeros(d),
-    }
+def _bound(name: str, weight_shape: tuple[int, ...]) -> float:
+    """Half width of the uniform start: Xavier for in_proj, 1/√fan_in in the layers, 0 for what starts at 0."""
+    if name in ("embedding.weight", "decoder.weight"):
+        return 0.1
+    if name.endswith("in_proj_weight"):
+        return math.sqrt(6 / sum(weight_shape))
+    if ".linear" in name or name.endswith("out_proj.weight"):
+        return 1 / math.sqrt(weight_shape[-1])
+    return 0.0

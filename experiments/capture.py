@@ -68,8 +68,8 @@ class Settings:
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    given = {"epochs": settings.epochs, "n_steps": settings.steps, "k": settings.k, "per": settings.per}
-    given |= {"snapshot_every": settings.snapshot_every, "units": settings.units or None}
+    given: dict[str, Any] = {"epochs": settings.epochs, "n_steps": settings.steps, "k": settings.k}
+    given |= {"per": settings.per, "snapshot_every": settings.snapshot_every, "units": settings.units or None}
     chosen = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(PRESETS[settings.preset][1], seed=settings.seed, factors=settings.factors, **chosen)
 
@@ -136,7 +136,7 @@ def print_plan(console: Console, settings: Settings, corpus: text.Corpus, config
     step_bytes = recording.n_bytes(sample)
     snapshots = (n_steps // recipe.snapshot_every + 2) * sum(w.nbytes for w in params.values())
     size = n_steps * step_bytes + snapshots
-    captured = sum(torch.Size(s).numel() for s in per_example.unit_shapes(params, training.units_of(recipe)).values())
+    captured = sum(params[name].numel() for name in per_example.choose(params, training.units_of(recipe)))
     console.print(
         f"[bold]{corpus}[/bold]\n{sum(w.numel() for w in params.values()):,} parameters, {captured:,} captured"
     )
