@@ -155,7 +155,10 @@ def select_by_sorting(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor,
 
 
 def of_step(outliers: Outliers, k: int) -> Outliers:
-    """The k largest of all data together, ties by datum, then parameter; each datum needs its own k largest."""
+    """The k largest of all data together, ties by datum, then parameter; each datum needs its own k largest.
+
+    Outliers that are of a step already are cut to the first k.
+    """
     order = outliers.delta.flatten().abs().sort(descending=True, stable=True).indices[:k]
     # Rows are sorted by (|delta|, parameter) and follow each other by datum, so a stable sort breaks ties rightly.
     return Outliers(*(field.flatten()[order] for field in outliers))
@@ -194,12 +197,12 @@ def locate(shapes: dict[str, tuple[int, ...]], parameter: int) -> Place:
     raise ValueError(f"parameter {parameter} is out of range: the captured units have {parameter - rest} parameters")
 
 
-def _sort_key(magnitude: Float[Tensor, "*n"], index: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+def _sort_key(magnitude: Float[Tensor, "..."], index: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     """(|value| descending, index ascending) as one integer to sort by: a non-negative float orders like its bits."""
     return (magnitude.view(torch.int32).long() << 32) | (2**32 - 1 - index)
 
 
-def _index_of(key: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+def _index_of(key: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     return 2**32 - 1 - (key & (2**32 - 1))
 
 

@@ -4,7 +4,7 @@ For a linear map with input a[j,k] and back-signal b[j,k] (datum j, token positi
 Σ_k b[j,k] ⊗ a[j,k] and its bias gradient Σ_k b[j,k]. So (a, b) is a lossless factorisation of all per-example
 gradients, and each term of the sum says which token position moved the weight. ``capture`` adds a zero "probe" to the
 output of every parametrised operation and differentiates with respect to the probes alone: that gives every b, the
-forward pass gives every a. (Goodfellow 2015, *Efficient per-example gradient computations*; Dangel et al. 2020, *BackPACK*.)
+forward pass every a. (Goodfellow 2015, *Efficient per-example gradient computations*; Dangel et al. 2020, *BackPACK*.)
 """
 
 from collections.abc import Callable, Iterable
@@ -56,7 +56,7 @@ Factor = Outer | Bias | Gain | Lookup
 
 
 class Capture(NamedTuple):
-    """What one batch says: the loss of each datum, the batch gradient of ALL parameters, the captured units' factors."""
+    """What one batch says: each datum's loss, the batch gradient of ALL parameters, the captured units' factors."""
 
     losses: Float[Tensor, "n"]
     mean_grads: Params
@@ -253,7 +253,10 @@ def _forward(
     zero = params["decoder.weight"].new_zeros(())  # expanded: probes take no memory
     probes = {name: zero.expand(*tokens.shape, width) for name, width in _operations(params)}
     in_dims = (0, None if masks is None else 0, 0)
-    residual, pull, inputs = vjp(lambda probes: vmap(one, in_dims)(tokens, masks, probes), probes, has_aux=True)
+    # torch's annotation leaves has_aux out
+    residual, pull, inputs = vjp(  # type: ignore[misc]
+        lambda probes: vmap(one, in_dims)(tokens, masks, probes), probes, has_aux=True
+    )
     return inputs, pull, residual
 
 

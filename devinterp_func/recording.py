@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from devinterp_func import batches, outliers, records, rundir, sgd, training, tree
+from devinterp_func import batches, outliers, records, rundir, sgd, text, training, tree
 from devinterp_func.batches import Data
 from devinterp_func.records import RecordError, StepRecord
 from devinterp_func.rundir import Run
@@ -52,7 +52,7 @@ def record(
     records.create(run, training.manifest(corpus, config, recipe, device))
     with records.lock(run):
         if not rundir.path(run, "corpus", 0).exists():
-            records.write_corpus(run, training.pack_corpus(corpus))
+            records.write_corpus(run, text.pack(corpus))
         start, recorded = max(records.snapshots(run), default=0), records.n_steps(run)
         params = records.read_params(run, start) if start else training.initial(config, recipe)
         params = tree.map(lambda tensor: tensor.to(device), params)
@@ -104,7 +104,7 @@ def _go_on(due: _Due, data: Data, params: Params, start: int, recorded: int, che
 
 def _settle(due: _Due, done: int, params: Params) -> tuple[float, dict[str, float]]:
     """Writes what is due after ``done`` steps and not there yet; seconds spent writing, and the evaluation."""
-    spent, evaluation = 0.0, {}
+    evaluation: dict[str, float] = {}
     if due.evaluation(done) and done not in rundir.numbers(due.run, "evaluation"):
         splits = ("valid", "test") if done == due.n_steps else ("valid",)
         for split in splits:

@@ -25,6 +25,7 @@ from devinterp_func.per_example import Capture, Factor, Units
 from devinterp_func.records import StepRecord
 from devinterp_func.rundir import Run
 from devinterp_func.sgd import StepInfo
+from devinterp_func.steprecord import stack
 from devinterp_func.text import Corpus
 from devinterp_func.transformer import Config
 from devinterp_func.tree import Params
@@ -274,7 +275,7 @@ def load(run: Run) -> tuple[Config, Recipe, Corpus]:
     """
     body = records.manifest(run)
     recipe = Recipe(**body["recipe"] | {"units": tuple(body["recipe"]["units"])})
-    return Config(**body["config"]), recipe, unpack_corpus(body["corpus"]["name"], records.read_corpus(run))
+    return Config(**body["config"]), recipe, text.unpack(body["corpus"]["name"], records.read_corpus(run))
 
 
 def curve(run: Run) -> Curve:
@@ -285,24 +286,10 @@ def curve(run: Run) -> Curve:
     return Curve(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def pack_corpus(corpus: Corpus) -> dict[str, Tensor]:
-    """The corpus as tensors, token ids in 32 bits: a run directory holds its text."""
-    words = torch.frombuffer(bytearray("\n".join(corpus.vocab.tokens).encode()), dtype=torch.uint8)
-    return {"vocab": words} | {split: getattr(corpus, split).int() for split in ("train", "valid", "test")}
-
-
-def unpack_corpus(name: str, tensors: dict[str, Tensor]) -> Corpus:
-    """The corpus that ``pack_corpus`` packed."""
-    vocab = text.Vocab(tuple(tensors["vocab"].numpy().tobytes().decode().split("\n")))
-    return Corpus(name, vocab, *(tensors[split].long() for split in ("train", "valid", "test")))
-
-
 def same_bits(a: StepRecord, b: StepRecord) -> bool:
     """Whether two records agree in every bit."""
-    pairs = list(zip(tree.leaves(a), tree.leaves(b), strict=False))
-    return len(tree.leaves(a)) == len(tree.leaves(b)) and all(
-        torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs
-    )
+    ours, theirs = stack([a]), stack([b])
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def blame(step: int, datum: Int[Tensor, "n"], captured: Capture) -> str:

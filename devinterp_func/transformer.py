@@ -169,8 +169,8 @@ def dropout_masks(config: Config, context: int, *, key: keys.Key | int) -> Masks
 
     A value is kept with probability 1 − dropout, rounded to a multiple of 2⁻¹⁶. Sites and shapes: ``dropout`` (C, d)
     after the positions; per layer ``self_attn.dropout`` (heads, C, C) on the attention weights, ``dropout1``,
-    ``dropout2`` (C, d) on the residual branches, ``dropout`` (C, d_hidden) in the MLP. The sites share one stream of the
-    key, in this order, so that a datum costs one generator.
+    ``dropout2`` (C, d) on the residual branches, ``dropout`` (C, d_hidden) in the MLP. The sites share one stream of
+    the key, in this order, so that a datum costs one generator.
     """
     shapes = _mask_shapes(config, context)
     sizes = [math.prod(shape) for shape in shapes.values()]

@@ -1,4 +1,5 @@
-"""Laws of text.py: the vocabulary, each corpus, and the download against a local server that fails in every way."""
+"""Laws of text.py and what it is made of: the vocabulary, each corpus, and the download against a local server that
+fails in every way."""
 
 import ast
 import hashlib
@@ -22,7 +23,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devinterp_func import keys, text
+from devinterp_func import keys, text, wikitext
 
 words = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=4)
 counts = st.dictionaries(words | st.just("<unk>"), st.integers(0, 9), max_size=12)
@@ -194,6 +195,21 @@ def test_fingerprint_takes_any_string_and_any_stride():
     stream = torch.tensor([0, 9, 1, 9])[::2]
     strided, plain = (text.Corpus("x", vocab, s, s, s) for s in (stream, stream.contiguous()))
     assert text.fingerprint(strided) == text.fingerprint(plain)
+
+
+@given(counts, st.data())
+def test_unpack_inverts_pack(counted, data):
+    vocab = text.build_vocab(counted)
+    ids = st.lists(st.integers(0, len(vocab) - 1), max_size=8)
+    corpus = text.Corpus("x", vocab, *(torch.tensor(data.draw(ids), dtype=torch.int64) for _ in range(3)))
+    packed = text.pack(corpus)
+    again = text.unpack("x", packed)
+    assert {name: tensor.dtype for name, tensor in packed.items()} == (
+        {"vocab": torch.uint8} | dict.fromkeys(("train", "valid", "test"), torch.int32)
+    )
+    assert again.name == "x" and again.vocab == vocab
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(corpus[2:], again[2:], strict=True))
+    assert text.fingerprint(again) == text.fingerprint(corpus)
 
 
 # ---- from_file and load
@@ -380,7 +396,7 @@ def put_files(folder, words="a b c"):
 def no_network(monkeypatch, tmp_path):
     """An empty user cache, no WIKITEXT2_DIR, and a download that only tells of itself."""
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_: tmp_path / "cache")
-    monkeypatch.setattr(text, "download_wikitext2", lambda cache: put_files(cache, "downloaded"))
+    monkeypatch.setattr(wikitext, "download_wikitext2", lambda cache: put_files(cache, "downloaded"))
     monkeypatch.delenv("WIKITEXT2_DIR", raising=False)
 
 

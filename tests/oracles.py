@@ -1,0 +1,189 @@
+"""Brute force: what the library computes, done again the slow and obvious way, by loops, sorts and torch's own modules."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from devinterp_func.transformer import Config, Masks, dropout_masks
+from devinterp_func.tree import Params, Tree
+
+Entry = tuple[int, int]  # (datum, number of a parameter)
+
+# ---- trees
+
+
+def flat(tree: Tree) -> npt.NDArray[np.float64]:
+    """All numbers of a tree in one vector."""
+    return np.concatenate([leaf.detach().double().numpy().ravel() for leaf in tree_flatten(tree)[0]])
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, relative to the largest absolute value expected."""
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def assert_close(found: Params, expected: Params, tolerance: float) -> None:
+    """The same names in the same order, and every tensor within ``tolerance`` of its largest value."""
+    assert list(found) == list(expected)
+    errors = {name: relative_error(found[name], expected[name]) for name in expected}
+    assert max(errors.values()) <= tolerance, errors
+
+
+# ---- the model, composed of torch's modules
+
+
+class TorchModel(nn.Module):
+    """The word-language-model tutorial's transformer, batch first."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        d = config.d_model
+        block = nn.TransformerEncoderLayer(d, config.n_heads, config.d_hidden, config.dropout, batch_first=True)
+        self.scale = math.sqrt(d)
+        self.embedding = nn.Embedding(config.vocab_size, d)
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = nn.TransformerEncoder(block, config.n_layers, enable_nested_tensor=False)
+        self.decoder = nn.Linear(d, config.vocab_size)
+        self.positions = config.positions
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        context = tokens.shape[1]
+        x = self.embedding(tokens) * self.scale
+        x = self.dropout(x + tutorial_positions(x.shape[-1], context, self.positions).to(x.dtype))
+        causal = nn.Transformer.generate_square_subsequent_mask(context, dtype=x.dtype)
+        return self.decoder(self.encoder(x, mask=causal))
+
+    def units(self) -> Params:
+        """The parameters under the names that ``nn.TransformerEncoder`` itself gives its layers."""
+        return {name.removeprefix("encoder."): p for name, p in self.named_parameters()}
+
+    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy of each datum."""
+        return F.cross_entropy(self(tokens).mT, targets, reduction="none").mean(1)
+
+
+def torch_model(params: Params, config: Config) -> TorchModel:
+    """torch's model with these weights, in float64 and evaluation mode."""
+    model = TorchModel(config).double().eval()
+    with torch.no_grad():
+        for name, parameter in model.units().items():
+            parameter.copy_(params[name])
+    return model
+
+
+def tutorial_positions(d_model: int, context: int, kind: str = "sincos") -> Tensor:
+    """The tutorial's ``PositionalEncoding``; the post's code has the sine in the odd columns too."""
+    pe = torch.zeros(context, d_model, dtype=torch.float64)
+    position = torch.arange(0, context, dtype=torch.float64).unsqueeze(1)
+    div_term = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
+    pe[:, 0::2] = torch.sin(position * div_term)
+    pe[:, 1::2] = (torch.cos if kind == "sincos" else torch.sin)(position * div_term)[:, : d_model // 2]
+    return pe
+
+
+def torch_masks(model: TorchModel, tokens: Tensor, config: Config) -> Masks:
+    """The masks (True where kept) that the model's next call in training mode will draw from torch's generator."""
+    state = torch.get_rng_state()
+    with _recorded_masks() as drawn, torch.no_grad():
+        model(tokens)
+    torch.set_rng_state(state)
+    sites = dropout_masks(config, tokens.shape[1], key=0)  # in the order in which torch comes by them
+    return dict(zip(sites, drawn, strict=True))
+
+
+@contextmanager
+def _recorded_masks() -> Iterator[list[Tensor]]:
+    drawn: list[Tensor] = []
+    dropout = F.dropout
+
+    def draw(like: Tensor, p: float) -> Tensor:
+        drawn.append(dropout(torch.ones_like(like), p) != 0)
+        return drawn[-1]
+
+    def recorded_dropout(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+        return x * draw(x, p) / (1 - p)
+
+    def recorded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, p: float, is_causal: bool) -> Tensor:
+        # torch's own composite, which takes the dropout mask as an argument
+        attend = torch.ops.aten._scaled_dot_product_attention_math
+        return attend(q, k, v, mask, p, is_causal, draw(q @ k.mT, p))[0]
+
+    with (
+        mock.patch.object(F, "dropout", recorded_dropout),
+        mock.patch.object(F, "scaled_dot_product_attention", recorded_attention),
+    ):
+        yield drawn
+
+
+# ---- gradients
+
+
+def loop_of_grads(loss: Callable[..., Tensor], params: Tree, *batch: Tree) -> Tree:
+    """Per-example gradients by torch.autograd, one example after the other."""
+    leaves, structure = tree_flatten(params)
+    rows = []
+    for example in examples(batch):
+        own = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+        value = loss(tree_unflatten(own, structure), *example)
+        rows.append(torch.autograd.grad(value, own, materialize_grads=True))
+    return tree_unflatten([torch.stack(column) for column in zip(*rows, strict=True)], structure)
+
+
+def examples(batch: Tree) -> list[Tree]:
+    """A batch, every leaf with a leading n, as n examples."""
+    leaves, structure = tree_flatten(batch)
+    return [tree_unflatten([leaf[j] for leaf in leaves], structure) for j in range(len(leaves[0]))]
+
+
+# ---- outliers
+
+
+def sorted_entries(values: Tensor) -> list[Entry]:
+    """(row, column) of all values by |value| descending, then row, then column: sort everything."""
+    rows = values.tolist()
+    entries = [(j, p) for j, row in enumerate(rows) for p in range(len(row))]
+    return sorted(entries, key=lambda entry: (-abs(rows[entry[0]][entry[1]]), *entry))
+
+
+def largest_of_each(values: Tensor, k: int) -> Tensor:
+    """Column of the k largest |values| of each row, ties by column."""
+    rows = [[column for _, column in sorted_entries(row[None])[:k]] for row in values]
+    return torch.tensor(rows).reshape(len(values), k)
+
+
+def strongest_position(token_gradients: Params, datum: int, parameter: int) -> int:
+    """The token position with the largest |contribution| to a parameter's delta of a datum."""
+    flat_parts = torch.cat([part[datum].flatten(1) for part in token_gradients.values()], dim=1)  # (C, P)
+    column = flat_parts[:, parameter].abs().tolist()
+    return column.index(max(column))
+
+
+def clip_and_step(params: Params, grads: Params, lr: float, max_norm: float) -> Params:
+    """One step of torch.optim.SGD after torch's own gradient clipping."""
+    own = {name: nn.Parameter(w.clone()) for name, w in params.items()}
+    for name, parameter in own.items():
+        parameter.grad = grads[name].clone()
+    nn.utils.clip_grad_norm_(own.values(), max_norm)
+    torch.optim.SGD(own.values(), lr=lr).step()
+    return {name: parameter.detach() for name, parameter in own.items()}
+
+
+def rates_of(scheduler: Callable[[Any], Any], lr: float, epochs: int) -> list[float]:
+    """The learning rates that one of torch's schedulers gives in successive epochs."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    schedule, rates = scheduler(optimizer), []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates

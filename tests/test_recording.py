@@ -1,0 +1,162 @@
+"""A recording survives being killed, starved of disk, and started twice."""
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from devinterp_func import recording, records, sealed, sgd, text, training
+from devinterp_func.records import RecordError
+from devinterp_func.training import Recipe
+from devinterp_func.transformer import Config
+
+CORPUS = text.planted(key=0)
+CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
+RECIPE = Recipe(context=10, batch_size=100, epochs=2, n_steps=90, k=15, snapshot_every=20)  # 60 steps an epoch
+
+
+def record(run, recipe=RECIPE, stop=None):
+    for now in recording.record(run, CORPUS, CONFIG, recipe, check_law=True):
+        if now.done == stop:
+            break
+    return now
+
+
+def contents(run: Path) -> dict[str, object]:
+    """Every tensor of a run's files, as bytes."""
+    found: dict[str, object] = {}
+    for path in sorted(run.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {f"{path.relative_to(run)}:{k}": file.get_tensor(k).numpy().tobytes() for k in file.keys()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    last = record(run)
+    assert last.done == last.n_steps == 90 and last.evaluation.keys() == {"valid", "test"}
+    return run
+
+
+def test_a_run_verifies_and_holds_what_its_recipe_promises(whole):
+    verified = records.verify(whole)
+    assert verified.complete and verified.steps == 90
+    assert records.snapshots(whole) == [0, 20, 40, 60, 80, 90]
+    evaluations = records.read_evaluations(whole)
+    assert {step: set(values) for step, values in evaluations.items()} == {60: {"valid"}, 90: {"valid", "test"}}
+    params = records.read_params(whole, 60)
+    assert evaluations[60]["valid"] == training.evaluate(params, CORPUS.valid, CONFIG, RECIPE)
+
+
+def test_two_runs_of_the_same_recipe_have_the_same_bits(whole, tmp_path):
+    record(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(whole)
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 2**24])
+def test_interrupted_anywhere_it_resumes_to_the_same_tensors(whole, tmp_path, monkeypatch, shard_bytes):
+    monkeypatch.setattr(recording, "SHARD_BYTES", shard_bytes)
+    for stop in (1, 19, 20, 21, 59, 60, 61, 75, 90):
+        record(tmp_path / "run", stop=stop)
+    if shard_bytes == 1:  # a shard a step
+        assert len(records.shards(tmp_path / "run")) == 90
+        for mine, theirs in zip(records.scan(tmp_path / "run"), records.scan(whole), strict=True):
+            assert training.same_bits(mine, theirs)
+    else:
+        assert contents(tmp_path / "run") == contents(whole)
+
+
+KILLER = """
+import os, random, shutil, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(int(sys.argv[3]))
+from test_recording import record
+rng, run, kills = random.Random(0), Path(sys.argv[2]), 0
+while kills < 20:
+    child = os.fork()  # no thread pool exists yet, so forking is safe and spares twenty imports of torch
+    if child == 0:
+        record(run)
+        os._exit(0)
+    time.sleep(rng.uniform(0, 1))
+    os.kill(child, signal.SIGKILL)
+    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        kills += 1
+    else:  # it had come to its end
+        shutil.rmtree(run)
+record(run)
+"""
+
+
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_tensors(whole, tmp_path):
+    run, threads = tmp_path / "run", str(torch.get_num_threads())
+    subprocess.run(
+        [sys.executable, "-c", KILLER, str(Path(__file__).parent), str(run), threads], check=True, timeout=300
+    )
+    assert records.verify(run).complete
+    assert contents(run) == contents(whole)
+
+
+def test_a_full_disk_stops_clearly_and_the_run_goes_on_afterwards(whole, tmp_path, monkeypatch):
+    run, write, left = tmp_path / "run", os.write, [700_000]
+
+    def limited(descriptor, data):
+        if left[0] < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= len(data)
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sealed.os, "write", limited)
+        with pytest.raises(RecordError, match="No space left on device.*still verifies"):
+            record(run)
+    assert not records.verify(run).complete
+    record(run)
+    assert contents(run) == contents(whole)
+
+
+def test_a_second_writer_is_refused(whole):
+    with records.lock(whole), pytest.raises(RecordError, match="writer"):
+        record(whole)
+
+
+def test_another_recipe_is_refused_and_the_difference_named(whole):
+    before = contents(whole)
+    with pytest.raises(RecordError, match="recipe.*seed"):
+        record(whole, replace(RECIPE, seed=1))
+    assert contents(whole) == before
+
+
+def test_steps_that_come_out_differently_after_a_resume_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "SHARD_BYTES", 1)
+    record(tmp_path / "run", stop=25)
+    before = contents(tmp_path / "run")
+    monkeypatch.setattr(sgd, "learning_rate", lambda *_: 1.0)
+    with pytest.raises(RecordError, match="step 20, made again from the last snapshot, differs"):
+        record(tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_that_diverges_keeps_what_it_recorded(tmp_path):
+    recipe = replace(RECIPE, lr=1e30, max_norm=1e30)
+    with pytest.raises(FloatingPointError, match="is NaN or infinite"):
+        record(tmp_path / "run", recipe)
+    assert not records.verify(tmp_path / "run").complete
+    assert records.snapshots(tmp_path / "run") == [0]
+
+
+def test_per_step_outliers_and_factors_are_recorded(tmp_path):
+    recipe = replace(RECIPE, per="step", factors=True, n_steps=5)
+    record(tmp_path / "run", recipe)
+    made = records.read(tmp_path / "run", 3)
+    again = training.replay(tmp_path / "run", 3)
+    assert made.outliers.delta.shape == (15,) and training.same_bits(made, again.record)
+    assert made.factors["layers.1.linear2.weight"]["signals"].shape == (100, 10, 12)
