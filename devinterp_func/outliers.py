@@ -54,8 +54,8 @@ def top_k(deltas: dict[str, Float[Tensor, "n ..."]], k: int, per: Per = "datum")
     tensor([[-3.,  2.]])
     """
     _check(k, sum(delta[0].numel() for delta in deltas.values()), per)
-    flat = torch.cat([delta.flatten(1) for delta in deltas.values()], dim=1)
     _require_finite(deltas)
+    flat = torch.cat([delta.reshape(len(delta), -1) for delta in deltas.values()], dim=1)
     parameter, delta = select(flat, k)
     outliers = Outliers(parameter, delta, torch.full_like(parameter, -1), _rows(parameter))
     return outliers if per == "datum" else of_step(outliers, k)
@@ -81,7 +81,12 @@ def from_factors(
     parts = []
     for start in range(0, n, len(buffer)):
         some = {name: per_example.data(factor, slice(start, start + len(buffer))) for name, factor in factors.items()}
-        parts.append(select(form_flat(some, buffer), k))
+        try:
+            parts.append(select(form_flat(some, buffer), k))
+        except FloatingPointError:
+            for name, factor in factors.items():
+                _require_finite({name: per_example.form(factor)})
+            raise
     parameter, delta = (torch.cat(part) for part in zip(*parts, strict=True))
     outliers = Outliers(parameter, delta, positions(factors, sizes, parameter), _rows(parameter))
     return outliers if per == "datum" else of_step(outliers, k)
@@ -129,10 +134,8 @@ def select(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor, "n k"], Fl
     if values.dtype != torch.float32 or values.shape[1] % BLOCK:
         return select_by_sorting(values, k)
     blocks = rearrange(values, "n (B b) -> n B b", b=BLOCK)
-    maxima = torch.maximum(blocks.amax(-1), blocks.amin(-1).neg_())
-    if not bool(torch.isfinite(maxima).all()):
-        bad = int((~torch.isfinite(maxima)).any(1).nonzero()[0])
-        raise FloatingPointError(f"a delta of datum {bad} in the batch is NaN or infinite")
+    maxima = torch.maximum(blocks.amax(-1), blocks.amin(-1).neg_()).add_(0.0)  # makes of a -0.0 a 0.0
+    _require_finite_rows(maxima)
     chosen = _sort_key(maxima, torch.arange(maxima.shape[1], device=values.device))
     chosen = chosen.topk(min(k, maxima.shape[1]), sorted=False).indices
     least = maxima.gather(1, chosen).amin(1) if chosen.shape[1] == k else maxima.new_zeros(len(values))
@@ -150,6 +153,7 @@ def select(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor, "n k"], Fl
 
 def select_by_sorting(values: Float[Tensor, "n P"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """``select`` by sorting everything: the definition."""
+    _require_finite_rows(values)
     parameter = values.abs().sort(dim=1, descending=True, stable=True).indices[:, :k]
     return parameter, values.gather(1, parameter)
 
@@ -219,6 +223,10 @@ def _check(k: int, size: int, per: str) -> None:
 
 def _require_finite(deltas: dict[str, Float[Tensor, "n ..."]]) -> None:
     for name, delta in deltas.items():
-        bad = (~torch.isfinite(delta.flatten(1))).any(1)
-        if bool(bad.any()):
-            raise FloatingPointError(f"{name}: datum {int(bad.nonzero()[0])} of the batch has a NaN or infinite delta")
+        _require_finite_rows(delta.reshape(len(delta), -1), f"{name}: ")
+
+
+def _require_finite_rows(values: Float[Tensor, "n P"], where: str = "") -> None:
+    bad = (~torch.isfinite(values)).any(1)
+    if bool(bad.any()):
+        raise FloatingPointError(f"{where}datum {int(bad.nonzero()[0])} of the batch has a NaN or infinite delta")

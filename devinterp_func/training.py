@@ -8,6 +8,7 @@ step's complete deltas are there again from the nearest snapshot.
 import dataclasses
 import math
 import platform
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -238,7 +239,8 @@ def replay(run: Run, step: int, units: Units | None = None) -> Replay:
     )
     params = records.read_params(run, start)
     data = batches.chunk(corpus.train, recipe.context)
-    *_, move = moves(params, data, config, recipe, start=start, stop=step + 1)
+    # Only the last is kept: a move holds the weights and all factors.
+    move = deque(moves(params, data, config, recipe, start=start, stop=step + 1), maxlen=1).pop()
     deltas = outliers.form_units(move.factors)
     residual = sgd.residual(move.before, move.after, deltas)
     return Replay(to_record(move, recipe, delta_buffer(move.factors)), move.before, move.after, deltas, residual)

@@ -236,7 +236,7 @@ def _norm(params: Params, name: str, x: Float[Tensor, "C d"], tap: Tap) -> Float
 
 def _drop(x: Tensor, masks: Masks | None, site: str, config: Config) -> Tensor:
     # The mask is scaled, not x: one pass fewer over what autograd tracks.
-    return x if masks is None else x * (masks[site].to(x.dtype) / (1 - config.dropout))
+    return x if masks is None else x * (masks[site].to(x.dtype) * (1 / (1 - config.dropout)))
 
 
 def _untapped(name: str, inputs: Tensor, output: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
-"""Speed and memory, as ratios to a plain ``nn.Module`` training step, all in one process on text of Zipf's law.
+"""Speed and memory, as ratios to a plain ``nn.Module`` training step in the same process, on text of Zipf's law.
 
     python experiments/benchmark.py --out experiments/results/benchmark.md     # ten minutes on two quiet cores
     python experiments/benchmark.py --toy                                      # a small model, to see that it runs
 
 A number is the median over rounds; every round measures every row once, so that a slow spell of the machine hits all.
+How long the plain step takes depends on whether the C library gives its three 80 MB arrays back to the system after
+every step, as it does by default, or keeps them; so the first pair is measured in a fresh process of each kind.
 """
 
 import dataclasses
+import json
 import math
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +20,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -53,8 +56,8 @@ class Settings:
     """Also measure how cost grows with batch size, context, width and k."""
     out: Path | None = None
     """Write the tables there (Markdown)."""
-    memory_of: Path | None = None
-    """Used by the benchmark itself: record a few steps there and print this process's peak memory."""
+    part: Literal["all", "pair", "memory"] = "all"
+    """pair: only the plain and the recorded step; memory: record some steps and say how much memory that took."""
 
 
 class Setup(NamedTuple):
@@ -218,7 +221,7 @@ def shard_written(setup: Setup, run: Path) -> Callable[[], object]:
 
 def top_shifts(setup: Setup) -> Callable[[], object]:
     """Exact top-100 shifts of the bigram decoder in one step."""
-    *_, move = training.moves(setup.params, setup.data, setup.config, setup.recipe, stop=30)
+    move = deque(training.moves(setup.params, setup.data, setup.config, setup.recipe, stop=30), maxlen=1).pop()
     W_U, W_E = move.before["decoder.weight"], move.before["embedding.weight"]
     dW_U, dW_E = move.after["decoder.weight"] - W_U, move.after["embedding.weight"] - W_E
     return lambda: bigram.top_shifts(W_U, W_E, dW_U, dW_E, k=100)
@@ -238,26 +241,52 @@ def measure(rows: dict[str, Callable[[], object]], rounds: int) -> dict[str, flo
     return {name: float(np.median(times)) for name, times in taken.items()}
 
 
-def main_table(setup: Setup, rounds: int) -> list[str]:
+def pair(setup: Setup, rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         rows = {"plain nn.Module step": plain_step(setup), "recorded step": recorded_steps(setup, Path(folder) / "run")}
-        rows |= {f"— {name}": row for name, row in stages(setup).items()}
-        rows["— record written"] = shard_written(setup, Path(folder) / "shards")
-        rows["exact top-100 bigram shifts"] = top_shifts(setup)
+        return measure(rows, rounds)
+
+
+def pair_lines(settings: Settings) -> list[str]:
+    """The pair in a fresh process, with the allocator as it is and made to keep what is freed."""
+    lines = ["| memory freed by a step | plain nn.Module step, ms | recorded step, ms | recorded ÷ plain |"]
+    lines += ["|---|---|---|---|"]
+    keep = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+    for what, environment in (("goes back to the system (glibc's default)", {}), ("is kept by the allocator", keep)):
+        plain, recorded = json.loads(myself(settings, "pair", environment))
+        lines.append(f"| {what} | {plain * 1e3:.0f} | {recorded * 1e3:.0f} | **{recorded / plain:.2f}** |")
+    return lines
+
+
+def myself(settings: Settings, part: str, environment: dict[str, str]) -> str:
+    command = [sys.executable, __file__, "--part", part, "--threads", str(settings.threads)]
+    command += ["--rounds", str(settings.rounds), "--device", settings.device] + (["--toy"] if settings.toy else [])
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment)
+    return done.stdout.strip()
+
+
+def stage_lines(setup: Setup, rounds: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        rows = stages(setup)
+        rows["record written"] = shard_written(setup, Path(folder) / "shards")
+        rows["exact top-100 bigram shifts (not part of a step)"] = top_shifts(setup)
         fast = measure(rows, rounds)
-    fast["— record written"] /= 64
-    slow_rows = {"vmap(grad), captured units only, no update": definition(setup, True)}
-    slow_rows |= {"vmap(grad), all parameters, no update": definition(setup, False)}
+    fast["record written"] /= 64
+    return ["| stage of a recorded step | ms |", "|---|---|", *(f"| {n} | {t * 1e3:.1f} |" for n, t in fast.items())]
+
+
+def rival_lines(setup: Setup, rounds: int) -> list[str]:
+    rows = {"plain nn.Module step": plain_step(setup), "one backward pass for one token": backward_pass(setup)}
+    rows |= {"vmap(grad), captured units only, no update": definition(setup, True)}
+    rows |= {"vmap(grad), all parameters, no update": definition(setup, False)}
     if opacus := opacus_step(setup):
-        slow_rows["Opacus GradSampleModule, all parameters, no update"] = opacus
-    slow = measure({"plain nn.Module step": plain_step(setup), **slow_rows}, max(1, rounds // 3))
-    one = measure({"plain": plain_step(setup), "backward": backward_pass(setup)}, max(1, rounds // 3))
-    lines = ["| what | ms | ÷ plain step |", "|---|---|---|"]
-    lines += [f"| {name} | {t * 1e3:.1f} | {t / fast['plain nn.Module step']:.3f} |" for name, t in fast.items()]
-    lines += [f"| {n} | {slow[n] * 1e3:.1f} | {slow[n] / slow['plain nn.Module step']:.2f} |" for n in slow_rows]
-    passes, each = setup.tokens.numel(), one["backward"]
-    row = f"the post's way: {passes} backward passes, extrapolated from one"
-    return [*lines, f"| {row} | {each * passes * 1e3:.0f} | {each * passes / one['plain']:.0f} |"]
+        rows["Opacus GradSampleModule, all parameters, no update"] = opacus
+    taken = measure(rows, rounds)
+    passes = setup.tokens.numel()
+    taken[f"the post's way: {passes} backward passes, extrapolated"] = taken["one backward pass for one token"] * passes
+    plain = taken["plain nn.Module step"]
+    lines = ["| other ways, in one process | ms | ÷ plain step there |", "|---|---|---|"]
+    return lines + [f"| {name} | {t * 1e3:.0f} | {t / plain:.2f} |" for name, t in taken.items()]
 
 
 def sweep_table(settings: Settings, config: Config, recipe: Recipe) -> list[str]:
@@ -283,23 +312,19 @@ def sweep_table(settings: Settings, config: Config, recipe: Recipe) -> list[str]
     return lines
 
 
-def record_some(settings: Settings, config: Config, recipe: Recipe, run: Path) -> None:
-    """Records steps as a capture does and prints peak memory and the share of time spent writing."""
+def record_some(settings: Settings, config: Config, recipe: Recipe) -> str:
+    """Records steps as a capture does; says peak memory and the share of time spent writing."""
     stream = setup_of(config, recipe, "cpu").data.tokens.flatten()
     words = ("<unk>", *(f"w{i}" for i in range(1, config.vocab_size)))
     corpus = text.Corpus("zipf", text.Vocab(words), stream, stream[:2000], stream[:2000])
-    began = time.perf_counter()
-    *_, now = recording.record(run, corpus, config, recipe, device=settings.device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{peak:.2f} GB at most, {now.writing / (time.perf_counter() - began):.2%} of the time spent writing")
-
-
-def memory_lines(settings: Settings) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--memory-of", f"{folder}/run", "--threads", str(settings.threads)]
-        command += ["--toy"] if settings.toy else []
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    return [f"A capture in a process of its own, with snapshots and evaluation: {said}."]
+        began = time.perf_counter()
+        for now in recording.record(Path(folder) / "run", corpus, config, recipe, device=settings.device):
+            writing = now.writing
+        share = writing / (time.perf_counter() - began)
+    # Not getrusage: a child's maximum there starts at its parent's.
+    peak = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return f"{int(peak) / 1e6:.2f} GB at most, {share:.2%} of the time spent writing"
 
 
 def main(settings: Settings) -> None:
@@ -309,13 +334,20 @@ def main(settings: Settings) -> None:
         settings = dataclasses.replace(settings, rounds=1)
         config = Config(500, d_model=16, d_hidden=16, n_layers=2)
         recipe = Recipe(context=8, batch_size=4, k=10, n_steps=20)
-    if settings.memory_of:
-        return record_some(settings, config, recipe, settings.memory_of)
+    if settings.part == "memory":
+        return print(record_some(settings, config, recipe))
+    setup = setup_of(config, recipe, settings.device)
+    if settings.part == "pair":
+        return print(json.dumps(list(pair(setup, 2 * settings.rounds).values())))
     where = torch.cuda.get_device_name() if settings.device != "cpu" else f"CPU, {settings.threads} threads"
     lines = [f"# Benchmark\n\n`{' '.join(['python', *sys.argv])}`: torch {torch.__version__}, {where}, float32.\n"]
     lines += [f"{config}, batch {recipe.batch_size}, context {recipe.context}, k {recipe.k}.\n"]
-    lines += main_table(setup_of(config, recipe, settings.device), settings.rounds)
-    lines += ["", *memory_lines(settings), ""]
+    lines += [*pair_lines(settings), "", *stage_lines(setup, settings.rounds), ""]
+    lines += [
+        f"A capture in a process of its own, with snapshots and evaluation: {myself(settings, 'memory', {})}.",
+        "",
+    ]
+    lines += [*rival_lines(setup, max(1, settings.rounds // 3)), ""]
     lines += sweep_table(settings, config, recipe) if settings.sweep else []
     Console().print("\n".join(lines), markup=False, soft_wrap=True)
     if settings.out:

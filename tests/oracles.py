@@ -1,4 +1,4 @@
-"""Brute force: what the library computes, done again the slow and obvious way, by loops, sorts and torch's own modules."""
+"""Brute force: what the library computes, done again the slow and obvious way: loops, full sorts, torch's modules."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from devinterp_func.per_example import Factor, Gain, Lookup, Outer
 from devinterp_func.transformer import Config, Masks, dropout_masks
 from devinterp_func.tree import Params, Tree
 
@@ -27,13 +28,13 @@ def flat(tree: Tree) -> npt.NDArray[np.float64]:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, relative to the largest absolute value expected."""
-    assert found.shape == expected.shape and found.dtype == expected.dtype
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    """Largest absolute difference, relative to the largest absolute value expected, or to 1e-6 where all are less."""
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
 
 
 def assert_close(found: Params, expected: Params, tolerance: float) -> None:
-    """The same names in the same order, and every tensor within ``tolerance`` of its largest value."""
+    """The same names in the same order, and every unit within ``tolerance`` of its largest value."""
     assert list(found) == list(expected)
     errors = {name: relative_error(found[name], expected[name]) for name in expected}
     assert max(errors.values()) <= tolerance, errors
@@ -143,6 +144,23 @@ def examples(batch: Tree) -> list[Tree]:
     """A batch, every leaf with a leading n, as n examples."""
     leaves, structure = tree_flatten(batch)
     return [tree_unflatten([leaf[j] for leaf in leaves], structure) for j in range(len(leaves[0]))]
+
+
+def token_parts(factor: Factor) -> Tensor:
+    """(n, C, ...): each token position's part of each datum's gradient, as the factors' definitions say it."""
+    n, context = factor.signals.shape[:2]
+    return torch.stack([torch.stack([_part(factor, j, k) for k in range(context)]) for j in range(n)])
+
+
+def _part(factor: Factor, j: int, k: int) -> Tensor:
+    signal = factor.signals[j, k]
+    if isinstance(factor, Outer):
+        return torch.outer(signal, factor.inputs[j, k])
+    if isinstance(factor, Gain):
+        return signal * factor.inputs[j, k]
+    if isinstance(factor, Lookup):
+        return torch.stack([signal * (factor.tokens[j, k] == row) for row in range(factor.rows)])
+    return signal
 
 
 # ---- outliers

@@ -1,4 +1,7 @@
-"""Hypothesis strategies: small, bounded arrays. Library objects are built in the tests, from what these give."""
+"""What to test with: Hypothesis strategies for small, bounded arrays, and small models and batches from seeds.
+
+Strategies give plain tensors; what the library builds is built in the tests, outside Hypothesis' drawing.
+"""
 
 from typing import Any
 
@@ -8,6 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor
+
+from devinterp_func import keys, transformer, tree
+from devinterp_func.per_example import Bias, Factor, Gain, Lookup, Outer
+from devinterp_func.transformer import Config, Masks
+from devinterp_func.tree import Params
 
 few = settings(max_examples=25, deadline=None)  # for laws that take milliseconds
 some = settings(max_examples=100, deadline=None)  # for laws that take less
@@ -57,3 +65,57 @@ def distinct_matrices(draw: st.DrawFn, widths: tuple[int, ...]) -> Tensor:
     shape = (draw(st.integers(1, 3)), draw(st.sampled_from(widths)))
     noise = np.random.Generator(np.random.Philox(draw(seeds))).standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(noise)
+
+
+# ---- models and batches
+
+SMALL = Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropout=0.3)
+CONFIGS = [
+    SMALL,
+    Config(vocab_size=7, d_model=6, n_heads=3, d_hidden=4, n_layers=3, dropout=0.5, positions="sin"),
+    Config(vocab_size=3, d_model=5, n_heads=1, d_hidden=9, n_layers=1, dropout=0.1),
+]
+LEAST = Config(vocab_size=1, d_model=1, n_heads=1, d_hidden=1, n_layers=1, dropout=0.2, positions="sin")
+
+
+def weights(config: Config, dtype: torch.dtype = torch.float64, seed: int = 0) -> Params:
+    """Parameters of which none is zero, as biases are at the start, and no two layers alike."""
+    start = transformer.init(config, key=seed, clone_layers=False)
+    noise = {name: keys.uniform(w.shape, -0.2, 0.2, key=keys.fold_in(seed, "noise", name)) for name, w in start.items()}
+    return tree.map(lambda w: w.to(dtype), tree.add(start, noise))
+
+
+def batch(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Tokens and targets of n data."""
+    drawn = keys.generator(keys.fold_in(seed, "batch")).integers(0, config.vocab_size, (2, n, context))
+    return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
+
+
+def masks_of(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> Masks:
+    """Dropout masks of n data."""
+    return transformer.stacked_dropout_masks(config, context, each=[keys.fold_in(seed, j) for j in range(n)])
+
+
+# ---- factors
+
+
+@st.composite
+def factor_arrays(draw: st.DrawFn) -> dict[str, Any]:
+    """What ``factors_of`` makes factors of: small integers, so that all arithmetic is exact and ties abound."""
+    n, context, wide, narrow, rows = (draw(st.integers(1, most)) for most in (4, 4, 4, 3, 4))
+    integers = st.integers(-2, 2)
+    inputs = {"outer.a": wide, "gain.a": narrow, "outer.b": narrow, "bias.b": wide, "gain.b": narrow, "lookup.b": wide}
+    drawn = {name: draw(arrays(np.float64, (n, context, width), elements=integers)) for name, width in inputs.items()}
+    tokens = draw(arrays(np.int64, (n, context), elements=st.integers(0, rows - 1)))
+    return {name: torch.from_numpy(a) for name, a in (drawn | {"tokens": tokens}).items()} | {"rows": rows}
+
+
+def factors_of(drawn: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Factor]:
+    """A factor of every kind."""
+    a = {name: x.to(dtype) if name not in ("tokens", "rows") else x for name, x in drawn.items()}
+    return {
+        "outer": Outer(a["outer.a"], a["outer.b"]),
+        "bias": Bias(a["bias.b"]),
+        "gain": Gain(a["gain.a"], a["gain.b"]),
+        "lookup": Lookup(a["tokens"], a["lookup.b"], a["rows"]),
+    }

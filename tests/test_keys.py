@@ -53,7 +53,7 @@ def test_seed_and_first_datum_do_not_mix():
 
 def test_streams_of_neighbouring_keys_are_independent():
     bits = np.array([keys.random_bits(4000, key=fold_in(0, i)) for i in range(4)]) / 2**16 - 0.5
-    correlation = np.corrcoef(bits)[np.triu_indices(4, 1)]
+    correlation = np.asarray(np.corrcoef(bits))[np.triu_indices(4, 1)]
     assert np.abs(correlation).max() < 5 / np.sqrt(4000)  # five standard deviations
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import TorchModel, assert_close, relative_error, torch_masks, torch_model, tutorial_positions
-from strategies import few, seeds
+from strategies import CONFIGS, LEAST, SMALL, batch, few, masks_of, seeds, weights
 from torch import nn
 from torch.func import vmap
 
@@ -16,31 +16,7 @@ from devinterp_func import keys, per_example, transformer, tree
 from devinterp_func.transformer import Config
 
 POST = Config(vocab_size=28_782)
-SMALL = Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropout=0.3)
-CONFIGS = [
-    SMALL,
-    Config(vocab_size=7, d_model=6, n_heads=3, d_hidden=4, n_layers=3, dropout=0.5, positions="sin"),
-    Config(vocab_size=3, d_model=5, n_heads=1, d_hidden=9, n_layers=1, dropout=0.1),
-    Config(vocab_size=1, d_model=1, n_heads=1, d_hidden=1, n_layers=1, dropout=0.2, positions="sin"),
-]
-each_config = pytest.mark.parametrize("config", CONFIGS, ids=["small", "odd heads, sin", "odd width", "least"])
-
-
-def weights(config, seed=0):
-    """float64 parameters of which none is zero, as biases are at the start."""
-    start = transformer.init(config, key=seed, clone_layers=False)
-    noise = {name: keys.uniform(w.shape, -0.2, 0.2, key=keys.fold_in(seed, "noise", name)) for name, w in start.items()}
-    return tree.map(lambda w: w.double(), tree.add(start, noise))
-
-
-def batch(config, n=3, context=5, seed=0):
-    """Tokens and targets of n data."""
-    drawn = keys.generator(keys.fold_in(seed, "batch")).integers(0, config.vocab_size, (2, n, context))
-    return tuple(torch.from_numpy(drawn))
-
-
-def some_masks(config, n, context, seed=0):
-    return transformer.stacked_dropout_masks(config, context, each=[keys.fold_in(seed, j) for j in range(n)])
+each_config = pytest.mark.parametrize("config", [*CONFIGS, LEAST], ids=lambda config: f"width {config.d_model}")
 
 
 def apply(params, tokens, config, masks=None):
@@ -51,7 +27,10 @@ def apply(params, tokens, config, masks=None):
 
 def gradients(params, tokens, targets, config, masks=None):
     """Per-example gradients of ``transformer.loss``, by their definition."""
-    loss = lambda params, *example: transformer.loss(params, *example[:2], config, *example[2:])  # noqa: E731
+
+    def loss(params, tokens, targets, masks=None):
+        return transformer.loss(params, tokens, targets, config, masks)
+
     return per_example.grads(loss)(params, tokens, targets, *([] if masks is None else [masks]))
 
 
@@ -91,12 +70,14 @@ def test_embedding_and_decoder_start_within_a_tenth():
 
 
 def test_layers_start_in_torchs_ranges():
-    block = nn.TransformerEncoderLayer(100, 2, 150)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        block = nn.TransformerEncoderLayer(100, 2, 150)
     params = transformer.init(Config(vocab_size=2, d_model=100, n_heads=2, d_hidden=150, n_layers=1), key=0)
     for name, theirs in block.named_parameters():
         ours = params[f"layers.0.{name}"]
-        assert ours.std(correction=0).item() == pytest.approx(theirs.detach().std(correction=0).item(), rel=0.2), name
-        assert ours.abs().max().item() == pytest.approx(theirs.detach().abs().max().item(), rel=0.05), name
+        assert ours.std(correction=0).item() == pytest.approx(theirs.std(correction=0).item(), rel=0.1), name
+        assert ours.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.05), name
 
 
 @pytest.mark.parametrize("clone", [True, False])
@@ -205,7 +186,7 @@ def test_losses_and_gradients_are_torchs_under_torchs_own_dropout(config):
         masks = torch_masks(model, tokens, config)
         losses = model.losses(tokens, targets)
         theirs = torch_gradients(losses, model)
-    ours = vmap(lambda *example: transformer.loss(params, *example[:2], config, example[2]))(tokens, targets, masks)
+    ours = vmap(lambda x, y, mask: transformer.loss(params, x, y, config, mask))(tokens, targets, masks)
     assert (ours - losses).abs().max() <= 1e-12
     found = gradients(params, tokens, targets, config, masks)
     assert max((found[name] - theirs[name]).abs().max().item() for name in theirs) <= 1e-10
@@ -242,33 +223,32 @@ def test_logits_depend_on_every_earlier_token():
 @pytest.mark.parametrize("masked", [False, True])
 def test_vmap_is_the_loop(masked):
     params, (tokens, _) = weights(SMALL), batch(SMALL)
-    masks = some_masks(SMALL, 3, 5) if masked else None
+    masks = masks_of(SMALL, 3, 5) if masked else None
     for j, logits in enumerate(apply(params, tokens, SMALL, masks)):
         own = tree.map(lambda mask, j=j: mask[j], masks) if masked else None
         assert relative_error(logits, transformer.apply(params, tokens[j], SMALL, own)) <= 1e-13
 
 
 def test_apply_changes_nothing_that_it_is_given():
-    params, (tokens, _), masks = weights(SMALL), batch(SMALL, n=1), some_masks(SMALL, 1, 5)
-    given_ = copy.deepcopy((params, tokens, masks))
+    params, (tokens, _), masks = weights(SMALL), batch(SMALL, n=1), masks_of(SMALL, 1, 5)
+    before = copy.deepcopy((params, tokens, masks))
     apply(params, tokens, SMALL, masks)
     assert all(
-        torch.equal(a, b) for a, b in zip(tree.leaves((params, tokens, masks)), tree.leaves(given_), strict=True)
+        torch.equal(a, b) for a, b in zip(tree.leaves((params, tokens, masks)), tree.leaves(before), strict=True)
     )
 
 
 def test_a_tap_sees_every_operation_and_replaces_its_output():
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=1)
-    seen = {}
+    seen = []
 
     def tap(name, x, y):
-        seen[name] = (x.shape, y.shape)
+        seen.append(name)
         return torch.zeros_like(y) if name == "layers.1.norm2" else y
 
     assert not transformer.hidden(params, tokens[0], SMALL, tap=tap).any()
-    named = {op: transformer.weight_and_bias(op) for op in seen}
-    assert [name for op in seen for name in named[op] if name in params] != []
-    assert {name for op in seen for name in named[op]} >= set(params) - {"decoder.weight", "decoder.bias"}
+    below = {name for op in seen for name in transformer.weight_and_bias(op)} - {"embedding.bias"}
+    assert below | {"decoder.weight", "decoder.bias"} == set(params)
 
 
 # ---- dropout masks
@@ -314,7 +294,7 @@ def test_stacked_masks_are_each_examples_own():
 def test_no_masks_are_masks_without_dropout():
     config = Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropout=0.0)
     params, (tokens, _) = weights(config), batch(config)
-    assert torch.equal(apply(params, tokens, config), apply(params, tokens, config, some_masks(config, 3, 5)))
+    assert torch.equal(apply(params, tokens, config), apply(params, tokens, config, masks_of(config, 3, 5)))
 
 
 def test_no_masks_switch_dropout_off():
@@ -325,14 +305,14 @@ def test_no_masks_switch_dropout_off():
 
 @pytest.mark.parametrize("site", transformer.dropout_masks(SMALL, 5, key=0))
 def test_every_mask_matters(site):
-    params, (tokens, _), masks = weights(SMALL), batch(SMALL, n=1), some_masks(SMALL, 1, 5)
+    params, (tokens, _), masks = weights(SMALL), batch(SMALL, n=1), masks_of(SMALL, 1, 5)
     flipped = masks | {site: ~masks[site]}
     assert not torch.allclose(apply(params, tokens, SMALL, masks), apply(params, tokens, SMALL, flipped))
 
 
 def test_float32_stays_float32():
     params, (tokens, targets) = transformer.init(SMALL, key=0), batch(SMALL)
-    assert apply(params, tokens, SMALL, some_masks(SMALL, 3, 5)).dtype == torch.float32
+    assert apply(params, tokens, SMALL, masks_of(SMALL, 3, 5)).dtype == torch.float32
     assert gradients(params, tokens, targets, SMALL)["embedding.weight"].dtype == torch.float32
     assert_close(
         gradients(params, tokens, targets, SMALL),

@@ -87,11 +87,11 @@ def test_describe_gives_name_shape_dtype_and_norm():
 @pytest.mark.parametrize(
     "one",
     [
-        torch.rand(100, 100),
-        {"w": torch.rand(1000, requires_grad=True)},
-        Pair(torch.rand(1000), 3),
-        nested(torch.rand(1000)),
-        [torch.rand(1000)],
+        torch.ones(100, 100),
+        {"w": torch.ones(1000, requires_grad=True)},
+        Pair(torch.ones(1000), 3),
+        nested(torch.ones(1000)),
+        [torch.ones(1000)],
     ],
     ids=["tensor", "dict", "NamedTuple", "nested", "list"],
 )
