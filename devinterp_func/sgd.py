@@ -54,7 +54,7 @@ def update(params: Params, mean_grads: Params, *, lr: float, max_norm: float) ->
             raise ValueError(f"{name} is {value}; it must be positive")
     norm = tree.norm(mean_grads)
     clip = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-    info = StepInfo(torch.as_tensor(lr).to(norm), clip, norm)
+    info = StepInfo(torch.as_tensor(lr, dtype=norm.dtype, device=norm.device), clip, norm)
     factor = float(info.lr * clip)
     return {name: torch.sub(w, mean_grads[name], alpha=factor) for name, w in params.items()}, info
 

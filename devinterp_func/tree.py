@@ -57,23 +57,32 @@ def norm(tree: Tree) -> Float[Tensor, ""]:
 
 def per_example_norm(tree: Tree) -> Float[Tensor, "n"]:
     """Euclidean norm of each example, over all entries of all leaves; every leaf has a leading n."""
-    return torch.stack([torch.linalg.vector_norm(leaf.flatten(1), dim=1) for leaf in leaves(tree)]).norm(dim=0)
+    norms = [torch.linalg.vector_norm(leaf.reshape(len(leaf), -1), dim=1) for leaf in leaves(tree)]
+    return torch.stack(norms).norm(dim=0)
 
 
 def describe(tree: Tree, indent: str = "") -> str:
     """The tree in short, a line a leaf: name, shape, dtype and norm; for a person at a prompt."""
     if isinstance(tree, Tensor):
         return _describe_tensor(tree)
-    fields = tree._asdict() if hasattr(tree, "_asdict") else tree
-    if not isinstance(fields, Mapping):
+    fields = _fields(tree)
+    if fields is None:
         return repr(tree)
     lines = [f"{indent}{name}: {_describe_field(value, indent)}" for name, value in fields.items()]
     return "\n".join(lines)
 
 
 def _describe_field(value: Tree, indent: str) -> str:
-    nested = isinstance(value, Mapping) or hasattr(value, "_asdict")
-    return "\n" + describe(value, indent + "  ") if nested else describe(value)
+    return describe(value) if _fields(value) is None else "\n" + describe(value, indent + "  ")
+
+
+def _fields(tree: Tree) -> Mapping[Any, Tree] | None:
+    """A node's children by name or number; None for a leaf."""
+    if hasattr(tree, "_asdict"):
+        return tree._asdict()
+    if isinstance(tree, list | tuple):
+        return dict(enumerate(tree))
+    return tree if isinstance(tree, Mapping) else None
 
 
 def _describe_tensor(tensor: Tensor) -> str:

@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from devinterp_func import text
+
+# How long an example takes says more of the machine than of the law; where CI is set, the same are tried each time.
+settings.register_profile("laws", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("laws")
 
 
 @pytest.fixture(scope="session")
