@@ -9,19 +9,32 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 __all__ = [
+    "ablation",
+    "activations",
+    "attribution",
     "batches",
     "bigram",
+    "cards",
+    "frames",
+    "keyness",
     "keys",
+    "neurons",
     "outliers",
     "per_example",
+    "plots",
     "recording",
     "records",
+    "report",
+    "results",
     "sgd",
+    "skill",
+    "sweeps",
     "tables",
     "text",
     "training",
     "transformer",
     "tree",
+    "verdicts",
 ]
 
 

@@ -24,6 +24,7 @@ CHUNK = 2048  # pairs evaluated in float64 at once
 
 Matrix = Float[Tensor, "V d"]  # V tokens, d = d_model
 Rows = Float[Tensor, "n p d"]  # of n data, at p pairs
+Pairs = Float[Tensor, "p d"]  # at p pairs
 
 
 class Terms(NamedTuple):
@@ -148,8 +149,7 @@ def top_shifts(W_U: Matrix, W_E: Matrix, dW_U: Matrix, dW_E: Matrix, k: int) -> 
     tokens, moved = torch.arange(V, device=W_U.device), norm["dW_E"].nonzero().squeeze(1)
 
     def evaluate(flat: Int[Tensor, "m"]) -> Terms:
-        w, e, dw, de = (x[at].double() for x, at in zip(matrices.values(), (flat // V, flat % V) * 2, strict=True))
-        return Terms(_dot(w, de), _dot(dw, e), _dot(dw, de))
+        return row_terms(*(x[at].double() for x, at in zip(matrices.values(), (flat // V, flat % V) * 2, strict=True)))
 
     # The first k pairs give a first threshold, and are the zeros that a sort would put first.
     best = _Best(k, evaluate, tokens[:0], evaluate(tokens[:0])).merge(torch.arange(k, device=W_U.device))
@@ -161,6 +161,35 @@ def top_shifts(W_U: Matrix, W_E: Matrix, dW_U: Matrix, dW_E: Matrix, k: int) -> 
     best, n_columns = _search(best, columns, rows)
     certificate = Certificate(n_rows, n_columns, best.pairs, best.evaluated, best.bound)
     return TopShifts(best.flat // V, best.flat % V, best.terms.total(), best.terms, certificate)
+
+
+@torch.no_grad()
+def entries(output: Int[Tensor, "p"], input: Int[Tensor, "p"], W_U: Matrix, W_E: Matrix) -> Float[Tensor, "p"]:
+    """W_UE at chosen pairs, in float64; a pair's entry has the same bits whatever other pairs are chosen.
+
+    Raises:
+        ValueError: shapes or dtypes differ, or a token is not in the vocabulary.
+
+    >>> entries(torch.tensor([1, 0]), torch.tensor([0, 0]), torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]]))
+    tensor([6., 3.], dtype=torch.float64)
+    """
+    _check_matrices(W_U=W_U, W_E=W_E)
+    check_pairs(output, input, len(W_U))
+    chunks = zip(output.split(CHUNK), input.split(CHUNK), strict=True)
+    return torch.cat([_dot(W_U[o].double(), W_E[i].double()) for o, i in chunks])
+
+
+def row_terms(w: Pairs, e: Pairs, dw: Pairs, de: Pairs) -> Terms:
+    """The three terms at p pairs from their rows of W_U, W_E, ΔW_U and ΔW_E."""
+    return Terms(_dot(w, de), _dot(dw, e), _dot(dw, de))
+
+
+def check_pairs(output: Int[Tensor, "p"], input: Int[Tensor, "p"], V: int) -> None:
+    """Raises a ValueError that names the fault if these are not pairs of tokens 0 to V - 1."""
+    for name, token in dict(output=output, input=input).items():
+        _check(name, "shape", tuple(token.shape), (output.numel(),))
+        if ((token < 0) | (token >= V)).any():
+            raise ValueError(f"{name} has tokens from {token.min()} to {token.max()}; they must be in 0..{V - 1}")
 
 
 def datum_shifts(
@@ -178,12 +207,7 @@ def datum_shifts(
         ValueError: shapes differ, or a token is not in the vocabulary.
     """
     _check_matrices(W_U=W_U, W_E=W_E)
-    for name, token in dict(output=output, input=input).items():
-        _check(name, "shape", tuple(token.shape), (output.numel(),))
-        if ((token < 0) | (token >= len(W_U))).any():
-            raise ValueError(
-                f"{name} has tokens from {token.min()} to {token.max()}; they must be in 0..{len(W_U) - 1}"
-            )
+    check_pairs(output, input, len(W_U))
     for name, rows in dict(dW_U_rows=dW_U_rows, dW_E_rows=dW_E_rows).items():
         _check(name, "shape", tuple(rows.shape), (len(dW_U_rows), len(output), W_U.shape[1]))
     embedding = torch.einsum("pd,npd->np", W_U[output], dW_E_rows)

@@ -1,9 +1,14 @@
 """Results as rich tables and words, for a person at a terminal."""
 
 import math
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
+import polars as pl
 from jaxtyping import Float, Int
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -11,6 +16,8 @@ from devinterp_func.batches import Data
 from devinterp_func.outliers import Outliers, locate
 from devinterp_func.text import Vocab
 from devinterp_func.training import Curve
+
+Item = TypeVar("Item")
 
 
 def loss_table(curve: Curve, evaluations: dict[int, dict[str, float]]) -> Table:
@@ -75,3 +82,17 @@ def sparkline(values: Float[Tensor, "T"], width: int = 60) -> str:
     parts = [part.mean().item() for part in values.double().tensor_split(min(width, len(values)))]
     low, high = min(parts), max(parts)
     return "".join("▁▂▃▄▅▆▇█"[int(7 * (part - low) / ((high - low) or 1))] for part in parts)
+
+
+def rich_table(frame: pl.DataFrame, title: str = "", rows: int = 20) -> Table:
+    """A frame's first rows."""
+    table = Table(*frame.columns, title=title, title_justify="left")
+    for row in frame.head(rows).iter_rows():
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else escape("" if v is None else str(v)) for v in row))
+    return table
+
+
+def watched(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The items, with a progress bar on a terminal; silent elsewhere."""
+    console = Console(stderr=True)
+    return iter(track(items, what, total=total, console=console, transient=True, disable=not console.is_terminal))

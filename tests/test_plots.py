@@ -1,0 +1,254 @@
+"""Laws of the figures: what they show is what was given, and drawing leaves no trace."""
+
+import math
+import re
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import colors, pyplot
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle, StepPatch
+from scipy.optimize import isotonic_regression
+
+from devinterp_func import drawing, plots
+
+few = settings(max_examples=6, deadline=None)
+some = settings(max_examples=100, deadline=None)
+
+HOSTILE = ["<script>alert(1)</script>", "$x^2$ & \"q\" 'q'", "a\nb\x00c", "日本", "", "w" * 300]
+RNG = np.random.Generator(np.random.Philox(0))
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(RNG.standard_normal(shape))
+
+
+def draw_all(names: list[str], width: float = drawing.WIDE) -> dict[str, Callable[[], Figure]]:
+    """Every figure, with six names in it."""
+    loss, counts, shares = noise(300).exp(), torch.arange(24).reshape(4, 6), torch.linspace(0, 1, 6)
+    steps = torch.arange(0, 300, 20)
+    skill = shares.expand(6, 6)
+    series = {name: (steps, noise(15)) for name in names}
+    values = {name: noise(30).relu() for name in names}
+    kinds: list[plots.Kind] = ["record", "record", "record", "baseline", "baseline", "control"]
+    evaluations = {0: {"valid": 9.0}, 300: {"valid": 1.5, "test": 1.4}}
+    return {
+        "loss": lambda: plots.loss_curve(loss, 60, evaluations, loss.clamp(max=1), width=width),
+        "outliers": lambda: plots.outliers_over_training(counts, names, 25, width=width),
+        "concentration": lambda: plots.concentration({name: torch.arange(40) for name in names}, width=width),
+        "lines": lambda: plots.lines(series, "entry", per_epoch=60, width=width),
+        "activations": lambda: plots.activation_histograms(values, names[0], width=width),
+        "neighbours": lambda: plots.neighbours({i: noise(9) for i in range(5)}, 2, width=width),
+        "skill": lambda: plots.skill_bars(names, skill, skill * 0.9, skill * 1.1, names, kinds, width=width),
+        "flips": lambda: plots.flips_scatter(shares, shares / 2, names, shares > 0.5, width=min(width, 4.6)),
+        "share": lambda: plots.notable_share(names, shares, shares / 3, width=width),
+    }
+
+
+PLAIN = draw_all(list("abcdef"))
+NEIGHBOURS = {i: noise(9) for i in range(5)}
+PLAIN["neighbours"] = lambda: plots.neighbours(NEIGHBOURS, 2)
+PLAIN["activations"] = lambda: plots.activation_histograms({"a": NEIGHBOURS[0], "b": NEIGHBOURS[1]}, "a")
+figures = pytest.mark.parametrize("draw", PLAIN.values(), ids=PLAIN.keys())
+
+
+def words(figure: Figure) -> list[str]:
+    """All text of a figure, as its SVG has it."""
+    root = ElementTree.fromstring(drawing.svg(figure, "alt"))
+    return [element.text or "" for element in root.iter() if element.tag.endswith("text")]
+
+
+# ---- no trace, no chance
+
+
+@figures
+def test_drawing_leaves_no_trace(draw):
+    before = dict(matplotlib.rcParams)
+    drawing.svg(draw(), "alt")
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+@figures
+def test_the_same_data_give_the_same_picture_whatever_the_global_settings(draw):
+    picture = drawing.svg(draw(), "alt")
+    with matplotlib.rc_context(
+        {"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red", "lines.color": "red"}
+    ):
+        assert drawing.svg(draw(), "alt") == picture
+
+
+@pytest.mark.parametrize("width", [drawing.WIDE, drawing.NARROW])
+@pytest.mark.parametrize("which", PLAIN)
+def test_names_are_literal_text_however_hostile(which, width):
+    text = drawing.svg(draw_all(HOSTILE, width)[which](), HOSTILE[1])
+    root = ElementTree.fromstring(text)
+    assert not [element for element in root.iter() if element.tag == "script"]
+    assert "\x00" not in text and "w" * 100 not in "".join(root.itertext())
+    assert root.get("aria-label") == HOSTILE[1]
+    if which in ("lines", "activations", "skill", "share"):
+        assert "$x^2$" in "".join(root.itertext())
+
+
+def test_figures_are_small():
+    T = 14_640
+    evaluations = {0: {"valid": 10.3}, T: {"valid": 5.0}}
+    dots = torch.rand(5000)
+    for figure in (
+        plots.loss_curve(10 * torch.rand(T), 2928, evaluations, torch.rand(T)),
+        plots.concentration({"all": torch.arange(720_000)}),
+        plots.flips_scatter(dots, dots / 2, ["a"] * 5000, dots > 0.5),
+    ):
+        assert len(drawing.svg(figure, "alt")) < 80_000
+
+
+# ---- what they show
+
+
+@few
+@given(st.lists(st.floats(0, 20) | st.just(math.nan), min_size=1, max_size=60), st.integers(1, 80), st.booleans())
+def test_any_losses_can_be_drawn(losses, per_epoch, evaluated):
+    evaluations = {len(losses): {"valid": losses[-1]}} if evaluated else {}
+    loss = torch.tensor(losses, dtype=torch.float64)
+    figure = plots.loss_curve(loss, per_epoch, evaluations)
+    last = loss[len(loss) - math.ceil(len(loss) / drawing.BINS) :].mean()
+    assert f"train {last:.2f}" in words(figure)
+
+
+def test_evaluations_are_dots_at_their_steps():
+    evaluations = {0: {"valid": 10.0}, 60: {"valid": 3.5}, 120: {"valid": 3.0, "test": 2.5}}
+    figure = plots.loss_curve(torch.cat([torch.tensor([10.0]), torch.full((119,), 3.0)]), 60, evaluations)
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [np.asarray(line.get_xydata()).tolist() for line in dots] == [[[60, 3.5], [120, 3.0]], [[120, 2.5]]]
+    assert {"train 3.00", "valid 3.00", "test 2.50", "↑ 10.0 at the start", "epoch", "1", "2"} <= set(words(figure))
+
+
+@few
+@given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_outliers_over_training_shows_shares_by_unit(counts):
+    units = ["layers.0.self_attn.in_proj_weight", "layers.0.linear1.weight", "layers.1.linear2.weight"]
+    figure = plots.outliers_over_training(torch.tensor(counts), units, 10)
+    [image] = figure.axes[0].images
+    for i, row in enumerate(counts):
+        assert np.asarray(image.get_array())[:, i].tolist() == pytest.approx([n / max(sum(row), 1) for n in row])
+    whole = sum(map(sum, counts))
+    totals = [f"{sum(row[unit] for row in counts) / max(whole, 1):.1%}" for unit in range(3)]
+    assert [text for text in words(figure) if re.fullmatch(r"[\d.]+%", text)] == totals
+    assert {"0 attn.in_proj", "0 linear1", "1 linear2"} <= set(words(figure))
+
+
+@few
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=30))
+def test_concentration_says_how_few_parameters_carry_half(counts):
+    shown = [text for text in words(plots.concentration({"w": torch.tensor(counts)})) if text.startswith("w: half")]
+    ordered, taken = sorted(counts, reverse=True), 0
+    while 2 * sum(ordered[:taken]) < sum(ordered):
+        taken += 1
+    assert shown == ([f"w: half in {taken / len(counts):.2%}"] if sum(counts) else [])
+
+
+def test_activations_are_counted_with_their_zeros():
+    shown = words(plots.activation_histograms({"=": torch.tensor([0.0, 0.0, 0.0, 2.0]), "the": torch.zeros(2)}, "="))
+    assert {"4", "75%", "2", "100%", "“=”", "the"} <= set(shown)
+
+
+def test_every_row_of_activations_is_drawn_to_its_own_height():
+    values = {"a": torch.tensor([1.0, 1.0, 1.0, 3.0]), "b": torch.tensor([2.0])}
+    figure = plots.activation_histograms(values, "a")
+    for row, stairs in enumerate(figure.axes[0].patches):
+        assert isinstance(stairs, StepPatch)
+        heights = row + 0.5 - np.asarray(stairs.get_data()[0])
+        assert max(heights) == pytest.approx(0.85)
+        assert len(set(np.round(heights, 6)) - {0}) == len(set(values[list(values)[row]].tolist()))
+
+
+@pytest.mark.parametrize("values", [{}, {"the": torch.ones(1)}])
+def test_a_token_without_values_is_refused(values):
+    with pytest.raises(ValueError, match="no values for '='"):
+        plots.activation_histograms(values, "=")
+
+
+def test_skill_has_a_dot_for_every_estimate_in_the_colour_of_its_kind():
+    value = torch.tensor([[0.1, math.nan], [0.3, 0.4]])
+    figure = plots.skill_bars(["x", "y"], value, value - 0.05, value + 0.05, ["A", "B"], ["record", "baseline"])
+    for axes, row in zip(figure.axes, value.tolist(), strict=True):
+        dots = [line for line in axes.lines if line.get_marker() == "o" and len(np.asarray(line.get_xdata()))]
+        assert [float(np.asarray(line.get_xdata())[0]) for line in dots] == pytest.approx(row, nan_ok=True)
+        kinds = [plots.KINDS["record"], plots.KINDS["baseline"]]
+        assert [colors.to_hex(line.get_color()) for line in dots] == kinds
+    assert {"A", "B", "record", "baseline", "–", "0.30", "0.40"} <= set(words(figure))
+
+
+def test_flips_lie_where_they_should_and_names_do_not_touch():
+    attributed, notable = torch.linspace(0.1, 1, 40), torch.arange(40) % 2 == 0
+    figure = plots.flips_scatter(attributed, attributed / 2, [f"token{i}" for i in range(40)], notable)
+    other, marked = figure.axes[0].collections
+    assert torch.allclose(
+        torch.tensor(np.asarray(marked.get_offsets())).float(), torch.stack([attributed / 2, attributed], 1)[::2]
+    )
+    assert np.asarray(other.get_offsets()).shape == (20, 2)
+    named = [text for text in figure.axes[0].texts if text.get_text().startswith("token")]
+    boxes = [text.get_window_extent() for text in named]
+    assert 2 <= len(named) <= 8 and named[0].get_text() == "token39"
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_shares_are_written_out_and_missing_ones_are_dashes():
+    figure = plots.notable_share(["A", "B"], torch.tensor([0.5, math.nan]), torch.tensor([math.nan, 0.25]))
+    assert [bar.get_width() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)] == [0.5, 0]
+    assert {"50.0%", "–"} <= set(words(figure))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.lines({}, "y", per_epoch=10),
+        lambda: plots.lines({"none": (torch.empty(0, dtype=torch.long), torch.empty(0))}, "y"),
+        lambda: plots.concentration({}),
+        lambda: plots.flips_scatter(torch.empty(0), torch.empty(0), [], torch.empty(0, dtype=torch.bool)),
+        lambda: plots.notable_share([], torch.empty(0), torch.empty(0)),
+    ],
+)
+def test_no_data_give_empty_axes(draw):
+    assert "<svg" in drawing.svg(draw(), "alt")
+
+
+# ---- pieces
+
+
+@some
+@given(st.lists(st.floats(-10, 10), max_size=8), st.floats(0.1, 5))
+def test_spread_is_the_least_squares_solution(places, gap):
+    moved = drawing.spread(places, gap)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    ranks = np.arange(len(places)) * gap
+    best = isotonic_regression(np.array(places)[order] - ranks).x + ranks if places else []
+    assert [moved[i] for i in order] == pytest.approx(list(best), abs=1e-9)
+
+
+def test_svg_has_its_own_ids_and_the_colours_of_the_page():
+    one, two = (drawing.svg(PLAIN[name](), name) for name in ("lines", "flips"))
+    ids = [set(re.findall(r' id="([^"]+)"', text)) for text in (one, two)]
+    assert ids[0] and ids[1] and not ids[0] & ids[1]
+    for text, own in zip((one, two), ids, strict=True):
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) == own
+        assert not re.search("|".join(drawing.LIGHT.values()), text) and "var(--blue)" in text
+        assert "<style" not in text and "DejaVu" not in text and "http" not in text
+
+
+def test_svg_shortens_coordinates_but_no_text():
+    figure = Figure()
+    figure.text(0.123456789, 0.5, 'd="1.23456789" #f')
+    text = drawing.svg(figure, "alt")
+    assert '>d="1.23456789" #f<' in text
+    assert not re.search(r' (?:x|y|d|transform)="[^"]*\.\d{3}', text)
+
+
+def test_both_themes_have_the_same_colours():
+    assert drawing.LIGHT.keys() == drawing.DARK.keys()
