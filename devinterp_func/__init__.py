@@ -26,6 +26,7 @@ __all__ = [
     "records",
     "report",
     "results",
+    "scores",
     "sgd",
     "skill",
     "sweeps",

@@ -1,7 +1,7 @@
 """Switching neurons off: which predictions flip, where in the text, and by how much losses and probabilities change.
 
-``zero`` is the post's zero-weight ablation, on the weights. ``Replacement`` is an ablation of the activation: what meets
-the neuron's weights becomes other numbers: zero, a mean, or another datum's. Zeroing a column and replacing its
+``zero`` is the post's zero-weight ablation, on the weights. ``Replacement`` is an ablation of the activation: what
+meets the neuron's weights becomes other numbers: zero, a mean, or another datum's. Zeroing a column and replacing its
 activation by 0 are the same. ``sweeps`` ablates many neurons at once and gives the same predictions.
 
 Source: the zero-weight ablation of *Training Process Transparency through Gradient Interpretability: Early Experiments
@@ -26,7 +26,7 @@ LOGITS = 2**23  # formed at once
 
 
 class Replacement(NamedTuple):
-    """A neuron's activation at every position, instead of its own: for a column what enters it, for a row what it gives."""
+    """A neuron's activation at every position, not its own: of a column what enters it, of a row what it gives."""
 
     neuron: Neuron
     values: Float[Tensor, "..."]  # (n, C), or broadcast to it
@@ -40,7 +40,7 @@ class Flips(NamedTuple):
 
     token: Int[Tensor, "m"]
     proportion: Float[Tensor, "m"]  # flips / count
-    count: Int[Tensor, "m"]  # positions where the token is the prediction before or after
+    count: Int[Tensor, "m"]  # type: ignore[assignment]  # positions where the token is the prediction before or after
     flips: Int[Tensor, "m"]  # those of them where before and after differ
     notable: Bool[Tensor, "m"]
 
@@ -81,7 +81,7 @@ class TokenMeans(NamedTuple):
     """Means of ``Outcomes`` over the positions with the same label; a row for each label there is, ascending."""
 
     token: Int[Tensor, "m"]
-    count: Int[Tensor, "m"]
+    count: Int[Tensor, "m"]  # type: ignore[assignment]  # a tuple's own method
     loss: Float[Tensor, "m"]
     target: Float[Tensor, "m"]
     chosen: Float[Tensor, "m k"]

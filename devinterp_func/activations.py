@@ -31,7 +31,7 @@ Labels = Int[Tensor, "n C"]
 class Means(NamedTuple):
     """Activations of all neurons of a unit by the label of the position; float64."""
 
-    count: Int[Tensor, "V"]  # positions with the label
+    count: Int[Tensor, "V"]  # type: ignore[assignment]  # positions with the label
     mean: Float[Tensor, "V w"]  # 0 where there are none
     variance: Float[Tensor, "V w"]  # over the positions, not estimated from a sample
 

@@ -1,4 +1,4 @@
-"""A neuron's card: what the training record, the weights, the activations and the ablation each say of it, on one page."""
+"""A neuron's card: what training record, weights, activations and ablation each say of it, on one page."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
+from devinterp_func import keys, skill
 from devinterp_func.activations import Extremes, Means, percentile
 from devinterp_func.attribution import Rows
 from devinterp_func.keyness import as_set
@@ -108,7 +109,7 @@ def neuron_frame(
 
 
 def flips_frame(trials: Sequence[Trial], vocab: Vocab) -> pl.DataFrame:
-    """The post's flip tables, one below the other, each proportion with its controls beside it; tokens that flip at all."""
+    """The post's flip tables, one below the other, of tokens that flip at all; each proportion beside its controls."""
     parts = []
     for trial in trials:
         shown = (trial.attributed.flips > 0).nonzero().squeeze(1)
@@ -180,6 +181,27 @@ EXCERPTS = {"neuron": pl.String, "notable": pl.Boolean, "text": pl.String}
 CONDITIONS = {"": "attributed", ", random data": "random_data", ", random neurons": "random_neurons"}
 
 
+def skill_rows(
+    unit: str, kind: str, score: str, precision: Float64[Tensor, "G"], groups: Sequence[str], *, key: keys.Key | int
+) -> list[dict[str, object]]:
+    """A score's mean average precision over all neurons of a unit, and over groups of them.
+
+    Args:
+        unit: the neurons' unit.
+        kind, score: what the score comes from, and its name.
+        precision: of ``skill.average_precision``.
+        groups: the neurons' labels.
+        key: of the bootstrap.
+    """
+    found = {"all": skill.mean_average_precision(precision, key=key), **skill.by_group(precision, groups, key=key)}
+    sublayer = sublayer_name(Neuron(unit, 0))
+    return [
+        {"sublayer": sublayer, "neurons": group, "kind": kind, "score": score}
+        | {"MAP": e.value, "low": e.low, "high": e.high, "neurons with flips": e.neurons}
+        for group, e in found.items()
+    ]
+
+
 def activation_row(neuron: Neuron, word: str, means: Means, token: int) -> dict[str, object]:
     """Where a neuron's mean activation on a token stands, among neurons and among frequent tokens.
 
@@ -223,8 +245,10 @@ def words(ids: Iterable[int], vocab: Vocab) -> str:
 def sublayer_name(neuron: Neuron) -> str:
     """The post's name of an MLP unit, layers counted from 1; of other units the layer and the unit.
 
-    >>> sublayer_name(Neuron("layers.2.linear2.weight", 96)), sublayer_name(Neuron("layers.0.self_attn.out_proj.weight", 1))
-    ('3.2', '1.out_proj')
+    >>> sublayer_name(Neuron("layers.2.linear2.weight", 96))
+    '3.2'
+    >>> sublayer_name(Neuron("layers.0.self_attn.in_proj_weight", 96))
+    '1.in_proj'
     """
     match = re.fullmatch(r"layers\.(\d+)\.(?:self_attn\.)?(?:linear(\d)|(\w+?))[._]weight", neuron.unit)
     if match is None:

@@ -5,8 +5,8 @@ token ℓ'_v ≤ ℓ_v + ‖W_U[v]‖ ‖δ‖ (Cauchy and Schwarz). So with the
 
     B(t) = max_v ℓ_v + ‖W_U[v]‖ t
 
-a candidate whose new logit is above those of the other candidates and above B(‖δ‖) is the prediction. B is convex: it is
-kept at a few t, and between two of them the chord is above it. Where nothing is proven so, a row of the decoder decides.
+a candidate whose new logit is above those of the other candidates and above B(‖δ‖) is the prediction. B is convex: it
+is kept at a few t, and between two of them the chord is above it. Where nothing is proven so, the decoder decides.
 """
 
 import math

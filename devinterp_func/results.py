@@ -1,7 +1,7 @@
-"""What an analysis found, in a folder beside its run: tables, texts and arrays, each written whole, and which stages are done.
+"""What an analysis found, in a folder beside its run: tables, figures, arrays, each written whole; and what is done.
 
-A stage is done when its marker says so for the same run, as far as it was recorded, and the same settings. A run is never
-written to: its directory holds what was recorded and nothing else.
+A stage is done when its marker says so for the same run, as far as it was recorded, and the same settings. A run is
+never written to: its directory holds what was recorded and nothing else.
 """
 
 import dataclasses
@@ -19,6 +19,9 @@ from torch import Tensor
 from devinterp_func import records
 from devinterp_func.rundir import Run
 from devinterp_func.sealed import RecordError, canonical
+
+WORDS = {"sublayer", "token", "notable tokens", "notable as a whole", "notable targets", "both", "text"}
+"""Columns of words, some of which are digits; CSV has no types."""
 
 
 def beside(run: Run, out: Path | None = None) -> Path:
@@ -83,7 +86,8 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
         raise FileNotFoundError(
             f"{path} is not there; the scripts before this one make it (see experiments/reproduce.py)"
         )
-    return pl.read_csv(path, infer_schema_length=None)
+    words = {name: pl.String for name in pl.read_csv(path, n_rows=0).columns if name in WORDS}
+    return pl.read_csv(path, infer_schema_length=None, schema_overrides=words)
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> Path:
@@ -95,7 +99,11 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
 
 def write_arrays(folder: Path, name: str, arrays: Mapping[str, Tensor]) -> Path:
     """Arrays as safetensors."""
-    return write(folder / f"{name}.safetensors", safetensors.torch.save({k: v.contiguous() for k, v in arrays.items()}))
+    folder.mkdir(parents=True, exist_ok=True)
+    path, temporary = folder / f"{name}.safetensors", folder / f".{name}.safetensors.tmp"
+    safetensors.torch.save_file({k: v.contiguous() for k, v in arrays.items()}, temporary)
+    os.replace(temporary, path)
+    return path
 
 
 def read_arrays(folder: Path, name: str) -> dict[str, Tensor]:

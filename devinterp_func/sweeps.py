@@ -2,7 +2,7 @@
 
 Of the definition, a forward pass a neuron, nine tenths are the decoder. Here the intact model runs once; an ablation
 starts at its own operation, where it adds to the output one number a position times one direction, runs the layers
-above for all neurons of a unit together, and only for data in which the neuron does anything; and ``margins`` proves for
+above for all neurons of a unit together, only for data in which the neuron does anything; and ``margins`` proves for
 most positions from a few logits that the prediction stays, so that the decoder runs only where that is in doubt.
 
 Rounding: where two logits are so close that it could decide, ``ablation.predictions`` itself is asked. So the answer is
@@ -61,7 +61,7 @@ class Group(NamedTuple):
     axis: Axis
     operation: str
     number: Int[Tensor, "g"]  # in the list that was given
-    index: Int[Tensor, "g"]  # in the unit
+    index: Int[Tensor, "g"]  # type: ignore[assignment]  # in the unit
 
 
 Seen = dict[str, tuple[Tensor, Tensor]]
@@ -101,8 +101,8 @@ def sweep_naive(params: Params, tokens: Int[Tensor, "n C"], config: Config, neur
         position = (after != intact).nonzero().squeeze(1)
         parts.append((torch.full_like(position, number), position, intact[position], after[position]))
     pairs = len(neurons) * len(intact)
-    columns = [torch.cat(part) for part in zip(*parts, strict=True)] or [intact[:0]] * 4
-    return Sweep(*columns, intact, Work(pairs, pairs, pairs, pairs))
+    found = [torch.cat(part) for part in zip((intact[:0],) * 4, *parts, strict=True)]
+    return Sweep(found[0], found[1], found[2], found[3], intact, Work(pairs, pairs, pairs, pairs))
 
 
 def join(parts: Iterable[Sweep]) -> Sweep:
@@ -166,8 +166,8 @@ def _sweep(
             found.append((group.number[some][suspects.row[flipped]], where, intact[where], token[flipped]))
             counts = int(moved.sum()), len(doubt), int((~clear).sum())
             work = [total + count for total, count in zip(work, counts, strict=True)]
-    columns = (torch.cat(column) for column in zip(*found, strict=True))
-    return Sweep(*columns, intact, Work(len(neurons) * len(intact), *work))
+    number, position, before, after = (torch.cat(column) for column in zip(*found, strict=True))
+    return Sweep(number, position, before, after, intact, Work(len(neurons) * len(intact), *work))
 
 
 def _groups(params: Params, neurons: Sequence[Neuron]) -> list[Group]:

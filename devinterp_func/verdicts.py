@@ -1,13 +1,13 @@
-"""Ablation beside its controls, and the verdict on each neuron: do the tokens it was attributed flip, more than by chance?
+"""Ablation beside its controls, and the verdict on each neuron: do its notable tokens flip more than by chance?
 
-A neuron's flips on the data attributed to it mean little alone: frequent tokens flip for any neuron. So beside them stand
-the same neuron's flips on as many random data, and the flips that random other neurons of its unit cause on the attributed
-data. The verdict asks whether the notable tokens flip more often than a random set of as many tokens would: the
-hypergeometric tail over the tokens that occur often enough among the predictions, with a false discovery rate of 5 %
-(Benjamini and Hochberg 1995) over all neurons of a table.
+A neuron's flips on the data attributed to it mean little alone: frequent tokens flip for any neuron. So beside them
+stand the same neuron's flips on as many random data, and those that random other neurons of its unit cause on the
+attributed data. The verdict asks whether the notable tokens flip more often than a random set of as many tokens
+would: the hypergeometric tail over the tokens that occur often enough among the predictions, with a false discovery
+rate of 5 % (Benjamini and Hochberg 1995) over all neurons of a table.
 
-Source: the tables and Appendix III of *Training Process Transparency through Gradient Interpretability: Early Experiments
-on Toy Language Models* (Krzyzanowski and Hubinger 2023), which had no controls and judged by eye.
+Source: the tables and Appendix III of *Training Process Transparency through Gradient Interpretability: Early
+Experiments on Toy Language Models* (Krzyzanowski and Hubinger 2023), which had no controls and judged by eye.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ from devinterp_func.tree import Params
 
 
 class Counts(NamedTuple):
-    """For every token: positions where it is the prediction before or after an ablation, and how many of them flipped."""
+    """For every token: positions where it is the prediction before or after an ablation, and how many flipped."""
 
-    count: Int[Tensor, "V"]
+    count: Int[Tensor, "V"]  # type: ignore[assignment]  # a tuple's own method
     flips: Int[Tensor, "V"]
 
     def proportion(self) -> Float[Tensor, "V"]:

@@ -1,16 +1,17 @@
-"""What activations alone say of a neuron: how it stands out, or not, on a token (the post's table of ranks, Figures 1-3).
+"""What activations alone say of a neuron: whether it stands out on a token (the post's table of ranks, Figures 1-3).
 
     python experiments/activations.py runs/demo --neuron layers.2.linear2.weight:96 --token "("
 
-"Neuron 96 of MLP layer 3.2" can mean the hidden unit 96, which linear2's column 96 reads and the post ablated, or the output
-coordinate 96, whose activations the post seems to have looked at. Both are shown. By default: the neurons that ablate.py
-found to flip a notable token most, each on that token.
+"Neuron 96 of MLP layer 3.2" can mean the hidden unit 96, which linear2's column 96 reads and the post ablated, or the
+output coordinate 96, whose activations the post seems to have looked at. Both are shown. By default: the neurons that
+ablate.py found to flip a notable token most, each on that token.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import torch
 import tyro
 from rich.console import Console
 
@@ -49,7 +50,9 @@ def main(settings: Settings) -> Path:
     data = batches.chunk(corpus.train, recipe.context)
     drawn = keys.permutation(len(data.tokens), key=keys.Key(settings.seed, ("activations",)))[: settings.data]
     tokens = data.tokens[drawn]
-    ranks, extremes, values = [], [], {}
+    ranks: list[dict[str, object]] = []
+    extremes: list[pl.DataFrame] = []
+    values: dict[str, torch.Tensor] = {}
     chosen = choose(settings, folder)
     for number, (neuron, word) in enumerate(tables.watched(chosen, len(chosen), "activations")):
         neurons.require({name: tuple(w.shape) for name, w in params.items()}, neuron)

@@ -2,9 +2,9 @@
 
     python experiments/attribute.py runs/demo
 
-Reads the outliers of a run and writes tables beside it: outliers by unit and epoch, the first rows of the attribution table
-(the post's Table 1), the most frequent parameters and the neurons they belong to with their notable tokens, and the token
-counts of every neuron, which the scripts after this one use.
+Reads the outliers of a run and writes tables beside it: outliers by unit and epoch, the first rows of the attribution
+table (the post's Table 1), the most frequent parameters and the neurons they belong to with their notable tokens, and
+the token counts of every neuron, which the scripts after this one use.
 """
 
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from devinterp_func import activations
 from devinterp_func.activations import Means
-from devinterp_func.neurons import Neuron
+from devinterp_func.neurons import Axis, Neuron
 from devinterp_func.transformer import Config
 
 UNIT = "layers.1.linear2.weight"
@@ -38,7 +38,8 @@ def hooked(config: Config, seed: int, module: str) -> tuple[Tensor, Tensor]:
 @given(st.sampled_from(CONFIGS), seeds, st.sampled_from(["linear1", "linear2"]))
 def test_activations_are_what_torch_modules_get_and_give(config: Config, seed: int, kind: str) -> None:
     module = f"layers.{config.n_layers - 1}.{kind}"
-    for axis, expected in zip(("in", "out"), hooked(config, seed, module), strict=True):
+    axes: tuple[Axis, Axis] = ("in", "out")
+    for axis, expected in zip(axes, hooked(config, seed, module), strict=True):
         found = activations.collect(*model(config, seed), f"{module}.weight", axis)
         torch.testing.assert_close(found, expected)
 

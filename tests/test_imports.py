@@ -30,6 +30,7 @@ ANALYSIS: dict[str, set[str]] = {  # takes arrays and Params: beyond the base ea
     "sweeps": {"neurons", "ablation", "margins"},
     "activations": {"neurons"},
     "skill": set(),
+    "scores": {"activations", "keyness", "skill"},
     "verdicts": {"neurons", "keyness", "skill", "sweeps"},
     "cards": {"neurons", "keyness", "attribution", "activations", "verdicts"},
 }

@@ -1,0 +1,116 @@
+"""Does the method predict? How well each ranking of tokens foretells which predictions a neuron's ablation truly flips.
+
+    python experiments/skill.py runs/demo
+
+The truth comes from ablating MLP neurons (columns of linear1 and linear2) on the validation split, which no ranking has
+seen: a token is flipped if at 5 positions or more it is the prediction before or after, and a tenth of these change.
+Every ranking orders the whole vocabulary; its skill is the mean average precision over neurons, with a bootstrap
+interval.
+"""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import polars as pl
+import torch
+import tyro
+from rich.console import Console
+
+from devinterp_func import (
+    ablation,
+    attribution,
+    batches,
+    frames,
+    keys,
+    neurons,
+    records,
+    results,
+    scores,
+    skill,
+    sweeps,
+    tables,
+    training,
+)
+from devinterp_func.batches import Data
+
+
+@dataclass(frozen=True)
+class Settings:
+    run: tyro.conf.Positional[Path]
+    """The run directory."""
+    out: Path | None = None
+    """Where the results are, and go; by default beside the run, RUN-results."""
+    data: int = 600
+    """Validation data that the neurons are ablated on."""
+    seen: int = 2000
+    """Random training data for activations and predictions of the finished model."""
+    pointed: int = 30
+    """In each unit so many neurons with the most outliers are "pointed at"; as many random others are compared."""
+    seed: int = 0
+    """Of draws and bootstrap."""
+
+
+def main(settings: Settings) -> Path:
+    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
+    origin = results.origin(run, settings)
+    if results.is_done(folder, "skill", origin):
+        console.print(f"skill: done before, in {folder}")
+        return folder
+    config, recipe, corpus = training.load(run)
+    params, shapes = records.read_params(run, max(records.snapshots(run))), training.shapes(run)
+    data, held_out = batches.chunk(corpus.train, recipe.context), batches.chunk(corpus.valid, recipe.context)
+    key, V = keys.Key(settings.seed, ("skill",)), config.vocab_size
+    reference = attribution.reference(corpus.train, V)
+
+    parts = list(tables.watched(data.tokens.split(500), -(-len(data.tokens) // 500), "the model's predictions"))
+    predicted = torch.cat([ablation.predictions(params, part, config) for part in parts])
+    everyone, groups = neurons.groups(shapes)
+    shards = tables.watched(records.scan_shards(run), len(records.shards(run)), "what is predicted at the outliers")
+    there = attribution.tally(shards, Data(data.tokens, predicted), groups, len(everyone), V).target
+    arrays, total = results.read_arrays(folder, "tally"), attribution.reference(predicted.flatten(), V)
+    drawn = keys.permutation(len(data.tokens), key=key)[: settings.seen]
+    tested = held_out.tokens[keys.permutation(len(held_out.tokens), key=key)[: settings.data]]
+    rows: list[dict[str, object]] = []
+    for unit in [name for name in shapes if ".linear" in name]:
+        of = [i for i, neuron in enumerate(everyone) if neuron.unit == unit]
+        most = arrays["outliers"][of].argsort(descending=True, stable=True)
+        rest = most[settings.pointed :]
+        other = rest[keys.permutation(len(rest), key=keys.fold_in(key, unit))][: settings.pointed]
+        chosen = torch.cat([most[: settings.pointed], other])
+        steps = sweeps.stream(params, tested, config, [everyone[of[i]] for i in chosen.tolist()])
+        blocks = len(ablation.blocks(tested, config))
+        found = sweeps.join(tables.watched(steps, blocks, f"switching off the neurons of {unit}"))
+        truth = skill.relevant(*sweeps.flip_counts(found, len(chosen), V))
+        group = ["pointed at"] * len(most[: settings.pointed]) + ["random"] * len(other)
+        at = torch.tensor(of)[chosen]
+
+        effect = scores.logit_effects(params, data.tokens[drawn], config, unit)[chosen]
+        read = {reading: arrays[reading][at] for reading in ("bag", "target", "input")}
+        ranked = chain(
+            (("record", *pair) for pair in scores.of_record(read, reference)),
+            (
+                ("record and model", *pair)
+                for pair in scores.of_record_and_model(there[at], read["target"], reference, total, effect)
+            ),
+            (
+                ("model", name, score[chosen])
+                for name, score in scores.of_model(
+                    params, data.tokens[drawn], predicted[drawn], config, unit, reference
+                )
+            ),
+            (("chance", *pair) for pair in scores.of_chance(there[at] / (total + scores.SMOOTH), key=key)),
+        )
+        for kind, name, score in tables.watched(ranked, 39, f"judging scores for {unit}"):
+            precision = skill.average_precision(score.float().contiguous(), truth)
+            rows += frames.skill_rows(unit, kind, name, precision, group, key=key)
+    table = pl.DataFrame(rows)
+    results.write_table(folder, "skill", table)
+    last = table.filter((pl.col("neurons") == "all") & pl.col("sublayer").str.starts_with(f"{config.n_layers}."))
+    console.print(tables.rich_table(last.sort("sublayer", -pl.col("MAP")), "skill in the last layer", 90))
+    results.finish(folder, "skill", origin)
+    return folder
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
