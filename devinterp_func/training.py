@@ -157,7 +157,8 @@ def moves(
             order = batches.schedule(len(data.tokens), recipe.batch_size, epoch=epoch, key=keys.Key(recipe.seed))
         datum = order[batch]
         masks = masks_of(config, recipe, epoch, datum)
-        tokens, targets, masks = tree.map(lambda x: x.to(device), (data.tokens[datum], data.targets[datum], masks))
+        tokens, targets = (x[datum].to(device) for x in data)
+        masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
         captured = per_example.capture(params, tokens, targets, config, masks, units, buffer)
         lr = sgd.learning_rate(epoch, recipe.lr, recipe.gamma)
         after, info = sgd.update(params, captured.mean_grads, lr=lr, max_norm=recipe.max_norm)

@@ -17,8 +17,11 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,13 +31,17 @@ import tyro
 from rich.console import Console
 
 from devinterp_func import (
+    attribution,
     batches,
     bigram,
+    keyness,
+    neurons,
     outliers,
     per_example,
     recording,
     records,
     sgd,
+    sweeps,
     text,
     training,
     transformer,
@@ -54,10 +61,13 @@ class Settings:
     device: str = "cpu"
     sweep: bool = True
     """Also measure how cost grows with batch size, context, width and k."""
+    run: Path | None = None
+    """Also measure the analysis on this run's weights, text and record: ablation sweeps, counts and tallies."""
     out: Path | None = None
     """Write the tables there (Markdown)."""
-    part: Literal["all", "pair", "memory"] = "all"
-    """pair: only the plain and the recorded step; memory: record some steps and say how much memory that took."""
+    part: Literal["all", "pair", "memory", "analysis"] = "all"
+    """pair: only the plain and the recorded step; memory: record some steps and say how much memory that took;
+    analysis: only what --run adds."""
 
 
 class Setup(NamedTuple):
@@ -261,6 +271,7 @@ def pair_lines(settings: Settings) -> list[str]:
 def myself(settings: Settings, part: str, environment: dict[str, str]) -> str:
     command = [sys.executable, __file__, "--part", part, "--threads", str(settings.threads)]
     command += ["--rounds", str(settings.rounds), "--device", settings.device] + (["--toy"] if settings.toy else [])
+    command += ["--run", str(settings.run)] if settings.run else []
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment)
     return done.stdout.strip()
 
@@ -312,6 +323,53 @@ def sweep_table(settings: Settings, config: Config, recipe: Recipe) -> list[str]
     return lines
 
 
+def ablation_lines(run: Path, n_data: int = 16, n_naive: int = 4) -> list[str]:
+    """The sweep of all neurons of the MLPs against a forward pass for each of a few, in one process."""
+    config, recipe, corpus = training.load(run)
+    params = records.read_params(run, max(records.snapshots(run)))
+    tokens = batches.chunk(corpus.valid, recipe.context).tokens[:n_data]
+    units = {name: tuple(w.shape) for name, w in params.items() if ".linear" in name and w.ndim == 2}
+    rows: dict[str, Callable[[], object]] = {}
+    for unit in units:
+        every = neurons.every({unit: units[unit]})
+        rows[unit] = partial(sweeps.sweep, params, tokens, config, every)
+        rows[f"{unit}, naive"] = partial(sweeps.sweep_naive, params, tokens, config, every[:n_naive])
+    taken = measure(rows, 3)
+    lines = [f"| ablating every column over {n_data} data | sweep, s | naive, s, extrapolated | naive ÷ sweep |"]
+    lines += ["|---|---|---|---|"]
+    fast, slow = 0.0, 0.0
+    for unit, shape in units.items():
+        naive = taken[f"{unit}, naive"] * shape[1] / (n_naive + 1)  # the intact model is one more pass
+        fast, slow = fast + taken[unit], slow + naive
+        lines.append(f"| {unit} | {taken[unit]:.2f} | {naive:.1f} | **{naive / taken[unit]:.1f}** |")
+    return [*lines, f"| all | {fast:.2f} | {slow:.1f} | **{slow / fast:.1f}** |"]
+
+
+def tally_lines(run: Path, n_shards: int = 6) -> list[str]:
+    """Counts, token tallies and notable tokens of the columns of all units, extrapolated to the whole record."""
+    config, recipe, corpus = training.load(run)
+    data, shapes = batches.chunk(corpus.train, recipe.context), training.shapes(run)
+    everyone, groups = neurons.groups(shapes)
+    reference, share = attribution.reference(corpus.train, config.vocab_size), len(records.shards(run)) / n_shards
+    began = time.perf_counter()
+    attribution.counts(islice(records.scan_shards(run), n_shards), len(groups))
+    counted = time.perf_counter()
+    some = islice(records.scan_shards(run), n_shards)
+    tally = attribution.tally(some, data, groups, len(everyone), config.vocab_size)
+    tallied = time.perf_counter()
+    bags = attribution.distribution(tally, data, config.vocab_size)
+    for row in bags:
+        keyness.univariate_heuristic(row, reference)
+    done = time.perf_counter()
+    spent = (counted - began) * share, (tallied - counted) * share, done - tallied
+    whole = f"{sum(spent):.0f} s for all {records.n_steps(run):,} steps"
+    return [
+        f"Outliers counted in {spent[0]:.0f} s, {len(everyone):,} neurons' data and tokens tallied in {spent[1]:.0f} s "
+        f"(both extrapolated from {n_shards} shards), their notable tokens found in {spent[2]:.0f} s: {whole}, "
+        f"{peak_memory():.2f} GB at most."
+    ]
+
+
 def record_some(settings: Settings, config: Config, recipe: Recipe) -> str:
     """Records steps as a capture does; says peak memory and the share of time spent writing."""
     stream = setup_of(config, recipe, "cpu").data.tokens.flatten()
@@ -322,9 +380,13 @@ def record_some(settings: Settings, config: Config, recipe: Recipe) -> str:
         for now in recording.record(Path(folder) / "run", corpus, config, recipe, device=settings.device):
             writing = now.writing
         share = writing / (time.perf_counter() - began)
-    # Not getrusage: a child's maximum there starts at its parent's.
+    return f"{peak_memory():.2f} GB at most, {share:.2%} of the time spent writing"
+
+
+def peak_memory() -> float:
+    """Of this process, in GB. Not from getrusage: a child's maximum there starts at its parent's."""
     peak = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    return f"{int(peak) / 1e6:.2f} GB at most, {share:.2%} of the time spent writing"
+    return int(peak) / 1e6
 
 
 def main(settings: Settings) -> None:
@@ -334,6 +396,8 @@ def main(settings: Settings) -> None:
         settings = dataclasses.replace(settings, rounds=1)
         config = Config(500, d_model=16, d_hidden=16, n_layers=2)
         recipe = Recipe(context=8, batch_size=4, k=10, n_steps=20)
+    if settings.part == "analysis" and settings.run:
+        return print("\n".join([*tally_lines(settings.run), "", *ablation_lines(settings.run)]))
     if settings.part == "memory":
         return print(record_some(settings, config, recipe))
     setup = setup_of(config, recipe, settings.device)
@@ -349,6 +413,8 @@ def main(settings: Settings) -> None:
     ]
     lines += [*rival_lines(setup, max(1, settings.rounds // 3)), ""]
     lines += sweep_table(settings, config, recipe) if settings.sweep else []
+    if settings.run:
+        lines += ["", myself(settings, "analysis", {})]
     Console().print("\n".join(lines), markup=False, soft_wrap=True)
     if settings.out:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
