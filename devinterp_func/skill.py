@@ -26,7 +26,6 @@ from torch import Tensor
 
 from devinterp_func import keys
 
-LEAST_COUNT, LEAST_PROPORTION = 5, 0.1  # from which a token counts as flipped
 BLOCK = 2**21  # scores ranked at once
 LEAST_COUNT, LEAST_PROPORTION = 5, 0.1  # of a token's positions, and of flips among them, for it to be relevant
 Label = TypeVar("Label", bound=Hashable)

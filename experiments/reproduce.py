@@ -21,7 +21,7 @@ import tyro
 SMALL: dict[str, dict[str, Any]] = {
     "attribute": {"parameters": 50, "neurons": 3},
     "ablate": {"data": 300},
-    "skill": {"data": 150, "neurons": 40},
+    "skill": {"data": 150, "seen": 500, "pointed": 20},
     "activations": {"data": 500},
 }
 

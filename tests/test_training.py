@@ -44,6 +44,15 @@ def test_a_step_is_the_definitions_step():
         torch.testing.assert_close(per_example.form(factor), deltas[name], rtol=1e-4, atol=1e-7)
 
 
+def test_a_model_without_dropout_trains_and_replays(tmp_path):
+    config = replace(CONFIG, dropout=0.0)
+    for _ in recording.record(tmp_path / "run", CORPUS, config, replace(RECIPE, n_steps=3)):
+        pass
+    again = training.replay(tmp_path / "run", 2)
+    assert training.masks_of(config, RECIPE, 0, again.record.datum) is None
+    assert training.same_bits(again.record, records.read(tmp_path / "run", 2))
+
+
 def test_every_step_obeys_the_law():
     recipe = replace(RECIPE, units=("*",))
     for move in training.moves(training.initial(CONFIG, recipe), DATA, CONFIG, recipe, stop=12):
