@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from devinterp_func import activations, attribution, batches, cards, neurons, records, recording, text, training
+from devinterp_func import activations, attribution, batches, cards, neurons, recording, records, text, training
 from devinterp_func.neurons import Neuron
 from devinterp_func.training import Recipe
 from devinterp_func.transformer import Config
