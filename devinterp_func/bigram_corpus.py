@@ -99,7 +99,7 @@ def log_odds(found: Counts, pairs: Pairs, alpha: float = ALPHA) -> Float[Tensor,
         raise ValueError(f"alpha is {alpha}; it must be positive")
     n, n_input = look_up(found, pairs), found.first[pairs.input.long()]
     p = found.second.clamp(min=1)[pairs.output.long()].double() / found.second.sum()
-    return ((n / p + alpha) / (n_input + alpha)).log()
+    return ((n / p + alpha) / (n_input.double() + alpha)).log()
 
 
 def seen(found: Counts, least: int = 20) -> Pairs:
