@@ -127,7 +127,8 @@ def flips_frame(trials: Sequence[Trial], vocab: Vocab) -> pl.DataFrame:
                     "random data: proportion": trial.random_data.proportion()[order].numpy(),
                     "random data: count": trial.random_data.count[order].numpy(),
                     "random neurons: proportion": trial.random_neurons.proportion()[order].numpy(),
-                }
+                },
+                schema_overrides={"neuron": pl.String, "token": pl.String},  # also where nothing flips
             )
         )
     return pl.concat(parts)

@@ -13,7 +13,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from devinterp_func import attribution, batches, plots, records, report, results, training
+from devinterp_func import attribution, batches, bigram_report, plots, records, report, results, training
 from devinterp_func.drawing import NARROW, WIDE
 from devinterp_func.report import Card, Chip, Excerpt, Section, Word
 
@@ -39,7 +39,8 @@ def main(settings: Settings) -> Path:
     sections = [training_section(run), outliers_section(run, folder), neurons_section(folder), verdicts_section(folder)]
     sections += [skill_section(folder), activations_section(folder)]
     if (folder / "bigram_correlations.csv").exists():
-        sections.append(bigram_section(folder))
+        per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
+        sections.append(bigram_report.section(folder, per_epoch=per_epoch))
     what = f"{config.n_layers} layers, {corpus.name}, {records.n_steps(run):,} steps of {recipe.batch_size} data."
     page = report.page("How this model came to be", f"{what} The post: {report_link()}.", sections)
     Console().print(f"the report is {results.write(folder / 'report.html', page.encode())}")
@@ -222,11 +223,6 @@ def activations_section(folder: Path) -> Section:
     items.append(report.details("Most and least active", report.table(results.read_table(folder, "extremes"), "")))
     lead = "What one would have seen without the training record, for both meanings of a neuron's number."
     return Section("Activations alone", lead, items)
-
-
-def bigram_section(folder: Path) -> Section:
-    table = results.read_table(folder, "bigram_correlations")
-    return Section("Bigrams", "When the direct path learns bigrams.", [report.table(table, "Correlation.")])
 
 
 if __name__ == "__main__":

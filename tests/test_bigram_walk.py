@@ -13,8 +13,8 @@ from devinterp_func import (
     bigram_tables,
     bigram_walk,
     per_example,
-    records,
     recording,
+    records,
     text,
     training,
 )

@@ -86,6 +86,13 @@ def test_flip_tables_are_the_posts_with_controls_most_flips_first():
     assert other["random neurons: proportion"].to_list() == [1 / 8]
 
 
+def test_a_neuron_that_flips_nothing_has_no_rows():
+    silent = TRIALS[0]._replace(attributed=counts({3: (10, 0)}))
+    frame = frames.flips_frame([silent, TRIALS[1]], VOCAB)
+    assert frame["neuron"].to_list() == [str(DOWN)]
+    assert frames.flips_frame([silent], VOCAB).is_empty()
+
+
 def test_verdicts_and_sublayers_agree_with_the_trials():
     verdict = verdicts.judge(TRIALS, REFERENCE, key=0)
     frame = frames.verdict_frame(TRIALS, verdict, VOCAB)
