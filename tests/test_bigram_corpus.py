@@ -36,8 +36,8 @@ def test_log_odds_are_the_formula_and_their_probabilities_add_up(stream, alpha):
     n, total = bigram_corpus.look_up(found, EVERY).view(V, V), len(stream) - 1
     for a in range(V):
         for b in (found.second > 0).nonzero()[:, 0].tolist():
-            p = int(found.second[b]) / total
-            expected = math.log((int(n[a, b]) + alpha * p) / (int(found.first[a]) + alpha) / p)
+            q = int(found.second[b]) / total
+            expected = math.log((int(n[a, b]) + alpha * q) / (int(found.first[a]) + alpha) / q)
             assert float(odds[a, b]) == pytest.approx(expected, abs=1e-9)
     p = found.second.double() / found.second.sum()
     assert (odds.exp() * p).sum(1).tolist() == pytest.approx([1.0] * V)  # p(b | a), over b

@@ -1,6 +1,8 @@
 """Laws of the bigram walk and its tables: every step against the dense definition, sums, resuming, refusals."""
 
 import math
+from collections.abc import Generator
+from typing import Any
 
 import polars as pl
 import pytest
@@ -26,7 +28,7 @@ CORPUS = text.planted(key=0, n_tokens=3000)
 CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=75, k=5, snapshot_every=20)
 OUTPUT, INPUT = torch.tensor([5, 9, 0]), torch.tensor([3, 9, 17])
-CHOSEN = {"k": 7, "output": OUTPUT, "input": INPUT}
+CHOSEN: dict[str, Any] = {"k": 7, "output": OUTPUT, "input": INPUT}
 FOUND = bigram_corpus.counts(CORPUS.train, len(CORPUS.vocab))
 
 
@@ -95,6 +97,7 @@ def test_a_walk_that_was_stopped_goes_on_with_the_same_bits(run, walked, tmp_pat
     for step, _ in steps:
         if step == 70:  # six steps after the first shard
             break
+    assert isinstance(steps, Generator)
     steps.close()
     assert len(bigram_walk.read(tmp_path / "walk").step) == bigram_walk.SHARD
     rest = [step for step, found in bigram_walk.walk(run, tmp_path / "walk", **CHOSEN) if found is not None]
@@ -220,14 +223,14 @@ def test_checks_show_sums_and_weights_at_each_snapshot(run, walked):
     shifts, pairs = bigram_walk.read(walked), bigram_corpus.Pairs(OUTPUT, INPUT)
     passed = ((step, records.read_params(run, step)) for step in (20, 40, 75))
     frame = bigram_tables.check_frame(shifts, passed, pairs)
-    assert frame["shifts miss it by"].max() < 1e-12 and frame["weights differ by"].to_list() == [0, 0, 0]
+    assert max(frame["shifts miss it by"].to_list()) < 1e-12 and frame["weights differ by"].to_list() == [0, 0, 0]
 
 
 def test_correlations_have_a_row_for_each_measure(run):
     tokens = batches.chunk(CORPUS.valid, RECIPE.context).tokens
     sets = {"some": bigram_corpus.seen(FOUND, 3)}
     params = records.read_params(run, 75)
-    rows = list(bigram_tables.correlation_rows(75, params, FOUND, sets, tokens, CONFIG, key=0))
+    rows: list[dict[str, Any]] = list(bigram_tables.correlation_rows(75, params, FOUND, sets, tokens, CONFIG, key=0))
     assert [row["of"] for row in rows] == ["unigrams"] * 3 + ["bigrams"] * 3
     assert all(-1 <= row["spearman"] <= 1 for row in rows)
     assert rows[0]["spearman"] > 0.3  # the bias learns frequencies first

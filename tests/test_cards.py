@@ -24,9 +24,14 @@ def study(tmp_path_factory):
     return records.read_params(run, 40), data, CONFIG, tally, everyone
 
 
+def card_of(study, neuron, **options):
+    params, data, config, tally, everyone = study
+    return cards.card(params, data, config, tally, everyone, neuron, **options)
+
+
 def test_a_card_repeats_the_tally_and_the_activations(study):
     params, data, config, tally, everyone = study
-    found = cards.card(*study, NEURON, key=0, n_data=len(data.tokens))
+    found = card_of(study, NEURON, key=0, n_data=len(data.tokens))
     row = everyone.index(NEURON)
     assert found.outliers == tally.outliers[row] and found.times.sum() == tally.events[:, row].sum()
     assert found.times.tolist() == sorted(found.times.tolist(), reverse=True)
@@ -40,20 +45,20 @@ def test_a_card_repeats_the_tally_and_the_activations(study):
 
 def test_a_card_depends_on_the_key_alone_and_reads_as_lines(study):
     _, data, *_ = study
-    one, two = (cards.text(cards.card(*study, NEURON, key=5, n_data=50), data, CORPUS.vocab) for _ in range(2))
+    one, two = (cards.text(card_of(study, NEURON, key=5, n_data=50), data, CORPUS.vocab) for _ in range(2))
     assert one == two
     assert one.splitlines()[0].startswith(str(NEURON)) and "switched off, flip" in one and "datum " in one
 
 
 def test_units_that_do_not_write_to_the_stream_promote_nothing(study):
-    found = cards.card(*study, Neuron("layers.0.linear1.weight", 3), key=0, n_data=50)
+    found = card_of(study, Neuron("layers.0.linear1.weight", 3), key=0, n_data=50)
     assert found.promoted is None and found.suppressed is None
     assert "logits raised        –" in cards.text(found, study[1], CORPUS.vocab)
 
 
 def test_a_neuron_that_is_not_there_is_named(study):
     with pytest.raises(ValueError, match=r"no neuron layers\.9\.linear2\.weight:0; there are neurons of layers\.0\."):
-        cards.card(*study, Neuron("layers.9.linear2.weight", 0), key=0)
+        card_of(study, Neuron("layers.9.linear2.weight", 0), key=0)
 
 
 def test_a_neuron_without_data_is_an_error(study):
