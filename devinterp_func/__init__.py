@@ -14,14 +14,18 @@ __all__ = [
     "attribution",
     "batches",
     "bigram",
+    "bigram_corpus",
+    "bigram_walk",
     "cards",
     "frames",
     "keyness",
     "keys",
+    "ledger",
     "neurons",
     "outliers",
     "per_example",
     "plots",
+    "probes",
     "recording",
     "records",
     "report",
@@ -36,6 +40,7 @@ __all__ = [
     "transformer",
     "tree",
     "verdicts",
+    "walks",
 ]
 
 

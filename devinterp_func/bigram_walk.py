@@ -1,10 +1,7 @@
 """A walk over a run that follows the bigram decoder: every step's largest shifts, and the data that caused them.
 
-The weights are stored now and then, the updates not at all: each is made again from the snapshot before it. So the
-walk holds one copy of the weights and one update, and the largest entries of ΔW_UE at every step come out exactly, with
-no V×V matrix and no stored gradients. What it finds is sealed in a folder beside the run, which has a run's form: a
-manifest that names the run, and a chain of shards. ``records.verify`` checks it; a killed walk goes on with the same
-bits.
+``walks`` makes the steps again, holding one copy of the weights and one update; the largest entries of ΔW_UE at every
+step come out exactly, with no V×V matrix and no stored gradients.
 
 A step is split over its data through the factors of two units: the embedding's rows, and the last layer norm, whose
 output is what the unembedding reads. The unembedding's back-signals are formed at the chosen output tokens alone.
@@ -13,9 +10,7 @@ Source: steps 1-4 in Appendix IV of *Training Process Transparency through Gradi
 on Toy Language Models* (Krzyzanowski and Hubinger 2023), which found it prohibitive to store.
 """
 
-import dataclasses
 import math
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,17 +18,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import batches, bigram, records, rundir, sealed, sgd, training, tree
+from devinterp_func import batches, bigram, records, sgd, training, tree, walks
 from devinterp_func.bigram import DatumShifts
 from devinterp_func.per_example import VOCABULARY_BLOCK, Gain, Lookup
-from devinterp_func.records import RecordError
 from devinterp_func.rundir import Run
-from devinterp_func.sealed import Header
 from devinterp_func.training import Move
 from devinterp_func.tree import Params
 
 W_U, W_E = "decoder.weight", "embedding.weight"
-SHARD = 64  # steps; so many are lost to a kill at most
 Tokens = Int[Tensor, "p"]
 
 
@@ -165,13 +157,10 @@ def _change(before: Params, after: Params, output: Tokens, input: Tokens) -> Flo
 def walk(
     run: Run, folder: Run, *, start: int = 0, stop: int | None = None, k: int = 100, output: Tokens, input: Tokens
 ) -> Iterator[tuple[int, Shifts | None]]:
-    """Makes the steps of a run again and writes their shifts into a folder; goes on where the folder's walk stopped.
+    """Makes the steps of a run again and writes their shifts into a folder, as ``walks.walk`` does.
 
     Args:
-        run: the run; only read.
-        folder: new, or this very walk's; not the run's own.
-        start: first step of the walk.
-        stop: step to stop before; None for as far as the run is recorded. A later call may go farther.
+        run, folder, start, stop: of ``walks.walk``.
         k: how many of the largest shifts of each step.
         output, input: the pairs whose entries are followed.
 
@@ -183,65 +172,23 @@ def walk(
         RecordError: the folder is another walk's, is in use, or a file is damaged.
     """
     config, recipe, corpus = training.load(run)
-    recorded = records.n_steps(run)
-    stop = recorded if stop is None else stop
-    if not 0 <= start < stop <= recorded:
-        raise ValueError(f"the walk is from step {start} to {stop}; {run} has {recorded} recorded steps")
     if not 1 <= k <= config.vocab_size**2:
         raise ValueError(f"k is {k}; it must be from 1 to V² = {config.vocab_size**2}")
     bigram.check_pairs(output, input, config.vocab_size)
-    made = training.manifest(corpus, config, recipe)
-    machine = {name: made[name] for name in ("threads", "processor", "versions")}
-    pairs = {"output": output.tolist(), "input": input.tolist()}
-    of = {"walk": "bigram shifts", "run": records.manifest(run)["digest"], "start": start, "k": k}
-    records.create(folder, {**of, "pairs": pairs, "machine": machine})
     targets = batches.chunk(corpus.train, recipe.context).targets
-    with records.lock(folder):
-        done, pending = start + records.n_steps(folder), []
-        for move in roll(run, done, stop) if done < stop else ():
-            if move.step < done:
-                yield move.step, None
-                continue
-            found = of_move(move, targets[move.datum], k, output, input)
-            pending.append(found._replace(deviation=_deviation(run, move)))
-            if (move.step + 1) % SHARD == 0 or move.step + 1 == stop:
-                _write(folder, pending)
-                pending = []
-            yield move.step, found
+    pairs = {"output": output.tolist(), "input": input.tolist()}
 
+    def look(move: Move) -> Shifts:
+        found = of_move(move, targets[move.datum], k, output, input)
+        return found._replace(deviation=_deviation(run, move))
 
-def roll(run: Run, start: int, stop: int) -> Iterator[Move]:
-    """The run's steps made again, from the snapshot at or before ``start`` on, with the factors of ``units``."""
-    config, recipe, corpus = training.load(run)
-    data = batches.chunk(corpus.train, recipe.context)
-    recipe = dataclasses.replace(recipe, units=units(config.n_layers))
-    at = max(step for step in records.snapshots(run) if step <= start)
-    yield from training.moves(records.read_params(run, at), data, config, recipe, start=at, stop=stop)
-
-
-def weights(run: Run, step: int) -> Params:
-    """The weights before any step: a snapshot, or made again from the one before."""
-    if step in records.snapshots(run):
-        return records.read_params(run, step)
-    return deque(roll(run, step, step), maxlen=1).pop().after
+    what = {"walk": "bigram shifts", "k": k, "pairs": pairs}
+    yield from walks.walk(run, folder, what, units(config.n_layers), look, start, stop)
 
 
 def read(folder: Run) -> Shifts:
-    """All that a walk has found so far, its steps stacked.
-
-    Raises:
-        RecordError: there is no walk, it has no steps yet, or a file is damaged.
-    """
-    parts = []
-    root = records.manifest(folder)["digest"]
-    for header in rundir.chain(folder):
-        path = rundir.path(folder, "steps", header.step)
-        found, tensors = sealed.read(path)
-        rundir.require(path, found, "steps", root)
-        parts.append(Shifts(**tensors))
-    if not parts:
-        raise RecordError(f"{folder} holds no steps yet; the walk that was begun there goes on with the same command")
-    return Shifts(*map(torch.cat, zip(*parts, strict=True)))
+    """All that a walk has found so far, its steps stacked; errors as of ``walks.read``."""
+    return Shifts(**walks.read(folder))
 
 
 def telescope(shifts: Shifts, step: int, entry: Float[Tensor, "q"]) -> float:
@@ -259,14 +206,6 @@ def telescope(shifts: Shifts, step: int, entry: Float[Tensor, "q"]) -> float:
     if not first <= step <= first + len(shifts.step):
         raise ValueError(f"step {step} is not in the walk over steps {first} to {int(shifts.step[-1])}")
     return float((entry - shifts.entry[0] - shifts.change[: step - first].sum(0)).abs().amax())
-
-
-def _write(folder: Run, pending: list[Shifts]) -> None:
-    last = rundir.last_shard(folder)
-    first = last.step + last.count  # counted from the walk's start
-    stacked = Shifts(*map(torch.stack, zip(*pending, strict=True)))
-    header = Header("steps", first, len(pending), last.run, last.digest)
-    sealed.write(rundir.path(folder, "steps", first), header, stacked._asdict())
 
 
 def _deviation(run: Run, move: Move) -> Float[Tensor, ""]:

@@ -34,7 +34,6 @@ from devinterp_func import (
     attribution,
     batches,
     bigram,
-    bigram_walk,
     keyness,
     neurons,
     outliers,
@@ -47,6 +46,7 @@ from devinterp_func import (
     training,
     transformer,
     tree,
+    walks,
 )
 from devinterp_func.training import Recipe
 from devinterp_func.transformer import Config
@@ -381,7 +381,7 @@ def bigram_lines(run: Path, n_steps: int = 10, n_places: int = 4) -> list[str]:
     taken: list[tuple[int, float, float]] = []
     extra = 0.0
     for place in dict.fromkeys(places):
-        for move in bigram_walk.roll(run, place, min(place + n_steps, records.n_steps(run))):
+        for move in walks.roll(run, place, min(place + n_steps, records.n_steps(run))):
             W_U, W_E = move.before["decoder.weight"], move.before["embedding.weight"]
             dW_U, dW_E = move.after["decoder.weight"] - W_U, move.after["embedding.weight"] - W_E
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here

@@ -29,6 +29,7 @@ from devinterp_func import (
     results,
     tables,
     training,
+    walks,
 )
 from devinterp_func.bigram_corpus import Counts, Pairs
 from devinterp_func.text import Vocab
@@ -161,9 +162,9 @@ def tabulate(
     console.print(tables.rich_table(checks, "entries at the snapshots against the sum of shifts"))
     origin = {"run": records.manifest(run)["digest"], "steps": spans, "settings": {"least": settings.least}}
     if not results.is_done(folder, f"{name}_net", origin):
-        nets, before = [], bigram_walk.weights(run, settings.start)
+        nets, before = [], walks.weights(run, settings.start)
         for span in tables.watched(spans, len(spans), "net changes"):
-            after = bigram_walk.weights(run, span[1])
+            after = walks.weights(run, span[1])
             nets.append(bigram_tables.net_frame(before, after, span, found, vocab, settings.least))
             before = after
         results.write_table(folder, f"{name}_net", pl.concat(nets))

@@ -1,8 +1,10 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -20,3 +22,11 @@ def wikitext2() -> text.Corpus:
     if not directory or not all((Path(directory) / file).is_file() for file in text.WIKITEXT2_FILES):
         pytest.skip(f"needs WikiText-2: set WIKITEXT2_DIR to a directory with {', '.join(text.WIKITEXT2_FILES)}")
     return text.wikitext2(directory)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As a caller has it, without the tests' shape checks, which speak first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

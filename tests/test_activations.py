@@ -127,7 +127,7 @@ def test_neighbours_end_where_the_unit_does_and_absent_tokens_have_none() -> Non
 @pytest.mark.parametrize(
     "unit", ["layers.1.linear2", "layers.0.norm1.weight", "decoder.weight", "layers.9.linear1.weight"]
 )
-def test_a_unit_without_neurons_is_refused_and_those_with_are_named(unit: str) -> None:
+def test_a_unit_without_neurons_is_refused_and_those_with_are_named(unchecked: None, unit: str) -> None:
     with pytest.raises(ValueError, match=r"has no neurons; units that have are layers.0.self_attn.in_proj_weight, .*"):
         activations.collect(*model(), unit)
     with pytest.raises(ValueError, match="axis is 'column'; it must be 'in' or 'out'"):

@@ -1,10 +1,9 @@
 """Laws of the bigram decoder, its shifts and their exact top k, against the dense matrix sorted whole."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -366,14 +365,6 @@ def test_a_datum_s_amounts_are_the_first_order_terms_of_its_own_update(step: dic
 
 
 # ---- bad input
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """As a caller has it, without the tests' shape checks, which speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

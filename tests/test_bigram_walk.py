@@ -19,6 +19,7 @@ from devinterp_func import (
     records,
     text,
     training,
+    walks,
 )
 from devinterp_func.bigram_walk import W_E, W_U
 from devinterp_func.training import Recipe
@@ -99,9 +100,9 @@ def test_a_walk_that_was_stopped_goes_on_with_the_same_bits(run, walked, tmp_pat
             break
     assert isinstance(steps, Generator)
     steps.close()
-    assert len(bigram_walk.read(tmp_path / "walk").step) == bigram_walk.SHARD
+    assert len(bigram_walk.read(tmp_path / "walk").step) == walks.SHARD
     rest = [step for step, found in bigram_walk.walk(run, tmp_path / "walk", **CHOSEN) if found is not None]
-    assert rest == list(range(bigram_walk.SHARD, 75))
+    assert rest == list(range(walks.SHARD, 75))
     for one, other in zip(bigram_walk.read(tmp_path / "walk"), bigram_walk.read(walked), strict=True):
         assert torch.equal(one.nan_to_num(), other.nan_to_num())
     assert list(bigram_walk.walk(run, tmp_path / "walk", **CHOSEN)) == []  # nothing is left to do
@@ -119,7 +120,7 @@ def test_a_walk_may_start_later_and_be_taken_farther(run, walked, tmp_path):
 def test_the_weights_before_any_step_are_a_snapshot_or_made_again(run):
     for step in (0, 20, 33):
         again = training.replay(run, step)
-        for name, tensor in bigram_walk.weights(run, step).items():
+        for name, tensor in walks.weights(run, step).items():
             assert torch.equal(tensor, again.before[name])
 
 

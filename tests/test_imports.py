@@ -20,10 +20,13 @@ BASE = {"tree", "keys", "vocabulary", "text", "batches", "transformer"}
 ANALYSIS: dict[str, set[str]] = {  # takes arrays and Params: beyond the base each knows only what is named
     "bigram": set(),
     "bigram_corpus": {"bigram"},
-    "bigram_walk": {*ROOMS, "bigram"},  # walks over a run
+    "walks": set(ROOMS),  # over a run
+    "bigram_walk": {*ROOMS, "bigram", "walks"},
     "bigram_tables": {*ROOMS, "bigram", "bigram_corpus", "bigram_walk"},
     "keyness": set(),
     "neurons": set(),
+    "probes": {"neurons", "per_example"},
+    "ledger": {*ROOMS, "probes", "walks"},
     "attribution": {"outliers", "steprecord"},  # the types of what it counts
     "ablation": {"neurons"},
     "margins": {"ablation"},
