@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import polars as pl
 from jaxtyping import Float, Int
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -84,12 +85,22 @@ def sparkline(values: Float[Tensor, "T"], width: int = 60) -> str:
     return "".join("▁▂▃▄▅▆▇█"[int(7 * (part - low) / ((high - low) or 1))] for part in parts)
 
 
-def rich_table(frame: pl.DataFrame, title: str = "", rows: int = 20) -> Table:
-    """A frame's first rows."""
-    table = Table(*frame.columns, title=title, title_justify="left")
+def rich_table(frame: pl.DataFrame, title: str = "", rows: int = 20, width: int = 40) -> Table:
+    """A frame's first rows; the first column whole, other cells cut at ``width`` characters, numbers to the right."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, (name, kind) in enumerate(frame.schema.items()):
+        table.add_column(
+            escape(name), justify="right" if kind.is_numeric() else "left", no_wrap=not number or kind.is_numeric()
+        )
     for row in frame.head(rows).iter_rows():
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else escape("" if v is None else str(v)) for v in row))
+        table.add_row(*(escape(_cell(value, width if number else 10**9)) for number, value in enumerate(row)))
     return table
+
+
+def _cell(value: object, width: int) -> str:
+    text = "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else text
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
 
 
 def watched(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

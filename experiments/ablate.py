@@ -84,7 +84,14 @@ def main(settings: Settings) -> Path:
     results.write_table(folder, "verdicts", frames.verdict_frame(trials, verdict, corpus.vocab))
     results.write_table(folder, "sublayers", summary := frames.sublayer_frame(trials, verdict))
     results.write_table(folder, "excerpts", pl.DataFrame(quoted, schema=frames.EXCERPTS))
-    console.print(tables.rich_table(summary, "flipped tokens by sublayer, with controls"))
+    for what, title in (
+        ("flipped tokens", "tokens that flip, mean"),
+        ("notable share", "share of them that is notable"),
+    ):
+        kinds = {"": "its data", ", random data": "random data", ", random neurons": "random neurons"}
+        columns = [pl.col(what + kind).alias(name) for kind, name in kinds.items()]
+        shown = summary.select("sublayer", "neurons", *columns, pl.col(f"post: {what}").alias("the post"))
+        console.print(tables.rich_table(shown, title))
     console.print(f"{int(verdict.attributed.sum())} of {len(trials)} neurons flip their notable tokens beyond chance")
     results.finish(folder, "ablate", origin)
     return folder

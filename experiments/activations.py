@@ -69,7 +69,8 @@ def main(settings: Settings) -> Path:
     results.write_arrays(folder, "activations", values)
     results.write_table(folder, "activations", table := pl.DataFrame(ranks))
     results.write_table(folder, "extremes", pl.concat(extremes))
-    console.print(tables.rich_table(table, "where neurons stand on their tokens"))
+    shown = table.select("neuron", "token", "mean activation", "rank among neurons", "percentile among tokens")
+    console.print(tables.rich_table(shown, "where neurons stand on their tokens"))
     results.finish(folder, "activations", origin)
     return folder
 

@@ -88,10 +88,10 @@ def main(settings: Settings) -> Path:
     chosen = closer(members, counts.sum(0), settings.neurons)
     frame = frames.neuron_frame(everyone, tally.outliers, tally.events, members, columns, chosen, corpus.vocab)
     results.write_table(folder, "neurons", frame)
-    console.print(tables.rich_table(units, "outliers by unit"))
-    console.print(
-        tables.rich_table(frame.filter(pl.col("chosen")).drop("chosen"), "neurons chosen for a closer look", 48)
-    )
+    shown = units.select("unit", "outliers", "share", "outliers per weight")
+    console.print(tables.rich_table(shown, "outliers by unit"))
+    shown = frame.filter(pl.col("chosen")).select("neuron", "outliers", "data", "notable", "notable targets")
+    console.print(tables.rich_table(shown, "neurons chosen for a closer look", 48, width=24))
     results.finish(folder, "attribute", origin)
     return folder
 

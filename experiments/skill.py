@@ -107,7 +107,11 @@ def main(settings: Settings) -> Path:
     table = pl.DataFrame(rows)
     results.write_table(folder, "skill", table)
     last = table.filter((pl.col("neurons") == "all") & pl.col("sublayer").str.starts_with(f"{config.n_layers}."))
-    console.print(tables.rich_table(last.sort("sublayer", -pl.col("MAP")), "skill in the last layer", 90))
+    wide = last.pivot("sublayer", index=["score", "kind"], values="MAP").drop("kind")
+    wide = wide.sort(wide.columns[-1], descending=True, nulls_last=True)
+    known = wide["score"].is_in([scores.POST, "random"])
+    shown = pl.concat([wide.filter(~known).head(12), wide.filter(known)])
+    console.print(tables.rich_table(shown, "mean average precision in the last layer: the best, the post's, chance"))
     results.finish(folder, "skill", origin)
     return folder
 
