@@ -16,6 +16,19 @@ from devinterp_func.tree import Params
 from devinterp_func.vocabulary import Vocab
 
 
+class Look(NamedTuple):
+    """What the finished model says of a neuron."""
+
+    promoted: Int[Tensor, "c"] | None  # tokens with the largest logit effect; None if it does not write to the stream
+    suppressed: Int[Tensor, "c"] | None
+    mean_activation: float
+    share_active: float  # of positions with an activation above 0
+    active_on: Int[Tensor, "d"]  # input tokens on which it is most active for its standard error
+
+    def __repr__(self) -> str:
+        return f"Look(mean activation {self.mean_activation:.3g}, above 0 at {self.share_active:.0%} of positions)"
+
+
 class Card(NamedTuple):
     """A neuron on one page; tokens and data by their ids."""
 
@@ -25,11 +38,7 @@ class Card(NamedTuple):
     times: Int[Tensor, "m"]  # in how many steps
     notable: Int[Tensor, "a"]  # by the post's heuristic, over all tokens of the attributed data
     targets: Int[Tensor, "b"]  # target tokens at the outliers' positions, by G²
-    promoted: Int[Tensor, "c"] | None  # tokens with the largest logit effect; None if it does not write to the stream
-    suppressed: Int[Tensor, "c"] | None
-    mean_activation: float
-    share_active: float  # of positions with an activation above 0
-    active_on: Int[Tensor, "d"]  # input tokens on which it is most active for its standard error
+    look: Look
     trial: verdicts.Trial  # its ablation beside the controls
 
     def __repr__(self) -> str:
@@ -79,9 +88,6 @@ def card(
     others = verdicts.others(neuron, neurons.width(tuple(params[neuron.unit].shape), neuron.axis), 3, key=key)
     drawn = keys.permutation(len(data.tokens), key=keys.fold_in(key, "random"))[:n_data]
     attributed = data.tokens[verdicts.sample(events, n_data, key=keys.fold_in(key, "attributed"))]
-    means = activations.by_token(params, data.tokens[drawn], config, neuron.unit, neuron.axis)
-    active = activations.collect(params, data.tokens[drawn], config, neuron.unit, neuron.axis)[..., neuron.index]
-    up, down = effect(params, neuron, top)
     return Card(
         neuron,
         int(tally.outliers[row]),
@@ -89,11 +95,7 @@ def card(
         events[often],
         notable,
         keyness.notable(tally.target[row], reference, "log_likelihood", top),
-        up,
-        down,
-        float(active.mean()),
-        float((active > 0).float().mean()),
-        activations.selectivity(means)[neuron.index].topk(top).indices,
+        look(params, data.tokens[drawn], config, neuron, top),
         verdicts.trial(params, attributed, data.tokens[drawn], config, neuron, notable, others),
     )
 
@@ -108,6 +110,23 @@ def place(everyone: Sequence[Neuron], neuron: Neuron) -> int:
         there = ", ".join(dict.fromkeys(f"{other.unit} ({other.axis})" for other in everyone))
         raise ValueError(f"there is no neuron {neuron}; there are neurons of {there}")
     return everyone.index(neuron)
+
+
+def look(params: Params, tokens: Int[Tensor, "n C"], config: Config, neuron: Neuron, top: int = 10) -> Look:
+    """What the finished model says of a neuron on some data.
+
+    Args:
+        params: weights.
+        tokens: of the data.
+        config: the model.
+        neuron: of either axis.
+        top: tokens in each list, at most.
+    """
+    means = activations.by_token(params, tokens, config, neuron.unit, neuron.axis)
+    active = activations.collect(params, tokens, config, neuron.unit, neuron.axis)[..., neuron.index]
+    up, down = effect(params, neuron, top)
+    most = activations.selectivity(means)[neuron.index].topk(top).indices
+    return Look(up, down, float(active.mean()), float((active > 0).float().mean()), most)
 
 
 def effect(params: Params, neuron: Neuron, top: int) -> tuple[Int[Tensor, "c"] | None, Int[Tensor, "c"] | None]:
@@ -139,10 +158,10 @@ def text(card: Card, data: Data, vocab: Vocab, n_data: int = 3) -> str:
         str(card.neuron): f"{card.outliers:,} outliers by {len(card.data):,} data",
         "notable tokens": _words(card.notable, vocab),
         "notable targets": _words(card.targets, vocab),
-        "logits raised": _words(card.promoted, vocab),
-        "logits lowered": _words(card.suppressed, vocab),
-        "activation": f"mean {card.mean_activation:.3g}, above 0 at {card.share_active:.0%} of positions",
-        "most active on": _words(card.active_on, vocab),
+        "logits raised": _words(card.look.promoted, vocab),
+        "logits lowered": _words(card.look.suppressed, vocab),
+        "activation": f"mean {card.look.mean_activation:.3g}, above 0 at {card.look.share_active:.0%} of positions",
+        "most active on": _words(card.look.active_on, vocab),
         "switched off, flip": ", ".join(flips) or "none",
         "... on random data": ", ".join(elsewhere) or "–",
     }

@@ -12,6 +12,8 @@ from torch import Tensor
 from devinterp_func import keys, skill
 from devinterp_func.activations import Extremes, Means, percentile
 from devinterp_func.attribution import Rows
+from devinterp_func.batches import Data
+from devinterp_func.cards import Look
 from devinterp_func.keyness import as_set
 from devinterp_func.neurons import Neuron
 from devinterp_func.text import Vocab
@@ -132,6 +134,31 @@ def flips_frame(trials: Sequence[Trial], vocab: Vocab) -> pl.DataFrame:
             )
         )
     return pl.concat(parts)
+
+
+def look_frame(
+    looks: Mapping[Neuron, Look], top: Mapping[Neuron, tuple[int, int]], data: Data, vocab: Vocab
+) -> pl.DataFrame:
+    """What the finished model says of neurons, and the datum attributed to each most often.
+
+    Args:
+        looks: of ``cards.look``.
+        top: neuron -> id of a datum, and in how many steps it was attributed.
+        data, vocab: the training data.
+    """
+
+    def said(ids: Int[Tensor, "m"] | None) -> str:
+        return "" if ids is None else words(ids.tolist(), vocab)
+
+    rows = []
+    for neuron, look in looks.items():
+        datum, times = top[neuron]
+        row: dict[str, object] = {"neuron": str(neuron)}
+        row |= {"logits raised": said(look.promoted), "logits lowered": said(look.suppressed)}
+        row |= {"mean activation": look.mean_activation, "share active": look.share_active}
+        row |= {"most active on": said(look.active_on), "datum": datum, "times": times}
+        rows.append(row | {"text": said(data.tokens[datum])})
+    return pl.DataFrame(rows)
 
 
 def verdict_frame(trials: Sequence[Trial], verdict: Verdict, vocab: Vocab) -> pl.DataFrame:

@@ -21,6 +21,7 @@ from devinterp_func.rundir import Run
 from devinterp_func.sealed import RecordError, canonical
 
 WORDS = {"sublayer", "token", "notable tokens", "notable as a whole", "notable targets", "both", "text"}
+WORDS |= {"logits raised", "logits lowered", "most active on"}
 """Columns of words, some of which are digits; CSV has no types."""
 
 
@@ -118,3 +119,16 @@ def read_arrays(folder: Path, name: str) -> dict[str, Tensor]:
             f"{path} is not there; the scripts before this one make it (see experiments/reproduce.py)"
         )
     return safetensors.torch.load_file(path)
+
+
+def export(run: Run, folder: Path, to: Path) -> list[Path]:
+    """Copies what a reader wants to another folder: pages, tables, figures and the run's manifest; no arrays.
+
+    Raises:
+        FileNotFoundError: there are no results.
+    """
+    found = sorted(path for path in folder.glob("*") if path.suffix in (".html", ".csv", ".svg"))
+    if not found:
+        raise FileNotFoundError(f"{folder} has no pages, tables or figures; the analysis scripts write them there")
+    kept = [*found, Path(run) / "manifest.json"]
+    return [write(to / path.name, path.read_bytes()) for path in kept]

@@ -19,6 +19,7 @@ from devinterp_func import (
     ablation,
     attribution,
     batches,
+    cards,
     frames,
     keys,
     neurons,
@@ -69,7 +70,7 @@ def main(settings: Settings) -> Path:
     events = results.read_arrays(folder, "tally")["events"]
     key = keys.Key(settings.seed, ("ablate",))
     random = data.tokens[keys.permutation(len(data.tokens), key=key)[: settings.data]]
-    trials, quoted = [], []
+    trials, quoted, looks, top = [], [], {}, {}
     for neuron in tables.watched(chosen, len(chosen), "switching neurons off"):
         row = place[str(neuron)]
         notable = corpus.vocab.encode((found["notable"][row] or "").split())
@@ -77,12 +78,16 @@ def main(settings: Settings) -> Path:
         others = verdicts.others(neuron, neurons.width(shapes[neuron.unit], neuron.axis), settings.others, key=key)
         tokens = data.tokens[drawn]
         trials.append(verdicts.trial(params, tokens, random[: len(tokens)], config, neuron, notable, others))
+        looks[neuron] = cards.look(params, random[:500], config, neuron, 6)
+        most = int(events[:, row].argmax())
+        top[neuron] = most, int(events[most, row])
         quoted += quotes(params, tokens[:200], config, neuron, notable, settings.excerpts, corpus.vocab)
     reference = attribution.reference(corpus.train, config.vocab_size)
     verdict = verdicts.judge(trials, reference, key=key)
     results.write_table(folder, "flips", frames.flips_frame(trials, corpus.vocab))
     results.write_table(folder, "verdicts", frames.verdict_frame(trials, verdict, corpus.vocab))
     results.write_table(folder, "sublayers", summary := frames.sublayer_frame(trials, verdict))
+    results.write_table(folder, "looks", frames.look_frame(looks, top, data, corpus.vocab))
     results.write_table(folder, "excerpts", pl.DataFrame(quoted, schema=frames.EXCERPTS))
     for what, title in (
         ("flipped tokens", "tokens that flip, mean"),

@@ -31,6 +31,8 @@ class Settings:
     """The run directory."""
     out: Path | None = None
     """Where the results are, and the page goes; by default beside the run, RUN-results."""
+    export: Path | None = None
+    """Also copy page, tables, figures and the run's manifest there: a few megabytes."""
 
 
 def main(settings: Settings) -> Path:
@@ -44,6 +46,8 @@ def main(settings: Settings) -> Path:
     what = f"{config.n_layers} layers, {corpus.name}, {records.n_steps(run):,} steps of {recipe.batch_size} data."
     page = report.page("How this model came to be", f"{what} The post: {report_link()}.", sections)
     Console().print(f"the report is {results.write(folder / 'report.html', page.encode())}")
+    if settings.export:
+        results.export(run, folder, settings.export)
     return folder / "report.html"
 
 
@@ -109,7 +113,8 @@ def neurons_section(folder: Path) -> Section:
     flips, quotes = results.read_table(folder, "flips"), results.read_table(folder, "excerpts")
     verdicts, found = results.read_table(folder, "verdicts"), results.read_table(folder, "neurons")
     best = verdicts.sort(["attributed", "p"], descending=[True, False])
-    cards = [card(row, found, flips, quotes) for row in best.head(12).iter_rows(named=True)]
+    looks = results.read_table(folder, "looks")
+    cards = [card(row, found, flips, quotes, looks) for row in best.head(12).iter_rows(named=True)]
     lead = (
         "The neurons whose notable tokens flip most beyond chance come first. Chips are notable tokens from the "
         "training record; those that flip when the neuron is switched off are marked. In the texts, ( before | after ) "
@@ -118,13 +123,15 @@ def neurons_section(folder: Path) -> Section:
     return Section("Neurons", lead, [report.cards(cards, formats={"proportion": ".1%"}, bars=["proportion"])])
 
 
-def card(row: dict, found: pl.DataFrame, flips: pl.DataFrame, quotes: pl.DataFrame) -> Card:
+def card(row: dict, found: pl.DataFrame, flips: pl.DataFrame, quotes: pl.DataFrame, looks: pl.DataFrame) -> Card:
     name = row["neuron"]
     own = flips.filter(pl.col("neuron") == name).filter(pl.col("count") >= 5).sort(["proportion"], descending=True)
     both = set((row["both"] or "").split())
     texts = [
         Excerpt([Word(w) for w in text.split()]) for text in quotes.filter(pl.col("neuron") == name)["text"].head(4)
     ]
+    look = looks.row(by_predicate=pl.col("neuron") == name, named=True)
+    texts.insert(0, Excerpt([Word(w) for w in f"Attributed {look['times']} times: {look['text']}".split()]))
     about = found.row(by_predicate=pl.col("neuron") == name, named=True)
     facts = {
         "outliers": about["outliers"],
@@ -133,6 +140,8 @@ def card(row: dict, found: pl.DataFrame, flips: pl.DataFrame, quotes: pl.DataFra
         "p, like frequency": row["p, like frequency"],
     }
     facts |= {"flipped tokens": (row["flipped"], f"random neurons: {row['flipped, random neurons']}")}
+    facts |= {"mean activation": (look["mean activation"], f"above 0 at {look['share active']:.0%} of positions")}
+    facts |= {what: look[what] for what in ("most active on", "logits raised", "logits lowered") if look[what]}
     chips = [Chip(word, word in both) for word in str(row["notable tokens"] or "").split()[:24]]
     shown = own.select("token", "proportion", "count", "flips", "notable").head(12)
     control = own.select(

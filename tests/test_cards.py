@@ -36,10 +36,10 @@ def test_a_card_repeats_the_tally_and_the_activations(study):
     assert found.outliers == tally.outliers[row] and found.times.sum() == tally.events[:, row].sum()
     assert found.times.tolist() == sorted(found.times.tolist(), reverse=True)
     active = activations.collect(params, data.tokens, config, NEURON.unit)[..., NEURON.index]
-    assert found.mean_activation == pytest.approx(float(active.mean()), rel=1e-4)
+    assert found.look.mean_activation == pytest.approx(float(active.mean()), rel=1e-4)
     effect = neurons.logit_effect(params, NEURON, norm=True)
-    assert found.promoted is not None and found.suppressed is not None
-    assert found.promoted[0] == effect.argmax() and found.suppressed[0] == effect.argmin()
+    assert found.look.promoted is not None and found.look.suppressed is not None
+    assert found.look.promoted[0] == effect.argmax() and found.look.suppressed[0] == effect.argmin()
     assert found.trial.neuron == NEURON and repr(found).startswith("Card of layers.1.linear2.weight:3: ")
 
 
@@ -52,7 +52,7 @@ def test_a_card_depends_on_the_key_alone_and_reads_as_lines(study):
 
 def test_units_that_do_not_write_to_the_stream_promote_nothing(study):
     found = card_of(study, Neuron("layers.0.linear1.weight", 3), key=0, n_data=50)
-    assert found.promoted is None and found.suppressed is None
+    assert found.look.promoted is None and found.look.suppressed is None
     assert "logits raised        –" in cards.text(found, study[1], CORPUS.vocab)
 
 

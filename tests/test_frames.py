@@ -5,7 +5,7 @@ import pytest
 import torch
 from run_builders import build_run
 
-from devinterp_func import attribution, frames, records, text, verdicts
+from devinterp_func import attribution, batches, cards, frames, records, text, verdicts
 from devinterp_func.activations import Extremes, Means
 from devinterp_func.neurons import Neuron
 from devinterp_func.verdicts import Counts, Trial
@@ -91,6 +91,18 @@ def test_a_neuron_that_flips_nothing_has_no_rows():
     frame = frames.flips_frame([silent, TRIALS[1]], VOCAB)
     assert frame["neuron"].to_list() == [str(DOWN)]
     assert frames.flips_frame([silent], VOCAB).is_empty()
+
+
+def test_looks_are_in_words_beside_the_datum_attributed_most():
+    data = batches.Data(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[2, 3], [4, 5]]))
+    looks = {
+        UP: cards.Look(None, None, 0.5, 0.25, torch.tensor([6])),
+        DOWN: cards.Look(torch.tensor([1, 2]), torch.tensor([3]), -0.1, 0.0, torch.tensor([7])),
+    }
+    frame = frames.look_frame(looks, {UP: (1, 3), DOWN: (0, 9)}, data, VOCAB)
+    assert frame["logits raised"].to_list() == ["", " ".join(VOCAB.decode([1, 2]))]
+    assert frame["text"].to_list() == [" ".join(VOCAB.decode(ids)) for ids in ([3, 4], [1, 2])]
+    assert frame["times"].to_list() == [3, 9] and frame["share active"].to_list() == [0.25, 0.0]
 
 
 def test_verdicts_and_sublayers_agree_with_the_trials():

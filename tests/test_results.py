@@ -34,6 +34,18 @@ def test_arrays_come_back(tmp_path):
     assert found.keys() == arrays.keys() and all(torch.equal(found[name], arrays[name]) for name in arrays)
 
 
+def test_pages_tables_and_the_manifest_are_exported_and_arrays_are_not(tmp_path):
+    run, folder = build_run(tmp_path / "run"), tmp_path / "run-results"
+    with pytest.raises(FileNotFoundError, match="has no pages, tables or figures"):
+        results.export(run, folder, tmp_path / "to")
+    results.write_table(folder, "t", pl.DataFrame({"a": [1]}))
+    results.write(folder / "report.html", b"page")
+    results.write_arrays(folder, "x", {"a": torch.zeros(2)})
+    results.export(run, folder, tmp_path / "to")
+    assert {path.name for path in (tmp_path / "to").iterdir()} == {"t.csv", "report.html", "manifest.json"}
+    assert (tmp_path / "to" / "manifest.json").read_bytes() == (run / "manifest.json").read_bytes()
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="flips.csv is not there; the scripts before"):
         results.read_table(tmp_path, "flips")
