@@ -88,6 +88,7 @@ def card(
     others = verdicts.others(neuron, neurons.width(tuple(params[neuron.unit].shape), neuron.axis), 3, key=key)
     drawn = keys.permutation(len(data.tokens), key=keys.fold_in(key, "random"))[:n_data]
     attributed = data.tokens[verdicts.sample(events, n_data, key=keys.fold_in(key, "attributed"))]
+    (elsewhere,) = verdicts.counts_of(params, data.tokens[drawn], config, [neuron])
     return Card(
         neuron,
         int(tally.outliers[row]),
@@ -96,7 +97,7 @@ def card(
         notable,
         keyness.notable(tally.target[row], reference, "log_likelihood", top),
         look(params, data.tokens[drawn], config, neuron, top),
-        verdicts.trial(params, attributed, data.tokens[drawn], config, neuron, notable, others),
+        verdicts.trial(params, attributed, config, neuron, notable, others, elsewhere),
     )
 
 

@@ -64,33 +64,32 @@ class Verdict(NamedTuple):
 def trial(
     params: Params,
     attributed: Int[Tensor, "n C"],
-    random: Int[Tensor, "m C"],
     config: Config,
     neuron: Neuron,
     notable: Int[Tensor, "k"],
     others: Sequence[Neuron],
+    random_data: Counts,
 ) -> Trial:
-    """Ablates a neuron on its attributed data and on random data, and other neurons on its attributed data.
+    """Ablates a neuron, and others for control, on the data attributed to it.
 
     Args:
         params: weights.
-        attributed, random: tokens of the data.
+        attributed: tokens of the data.
         config: the model.
         neuron: to switch off.
         notable: ids of its notable tokens.
         others: random neurons of the same unit.
+        random_data: ``counts_of`` the neuron on as many random data.
     """
-    count, flips = counts_of(params, attributed, config, [neuron, *others])
-    mean = Counts(*(part[1:].double().mean(0).round().long() for part in (count, flips)))
-    elsewhere = counts_of(params, random, config, [neuron])
-    return Trial(neuron, notable, Counts(count[0], flips[0]), Counts(elsewhere[0][0], elsewhere[1][0]), mean)
+    own, *controls = counts_of(params, attributed, config, [neuron, *others])
+    mean = Counts(*(torch.stack(part).double().mean(0).round().long() for part in zip(*controls, strict=True)))
+    return Trial(neuron, notable, own, random_data, mean)
 
 
-def counts_of(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, neurons: Sequence[Neuron]
-) -> tuple[Int[Tensor, "G V"], Int[Tensor, "G V"]]:
-    """``Counts`` of each neuron's ablation on the same data."""
-    return sweeps.flip_counts(sweeps.sweep(params, tokens, config, neurons), len(neurons), config.vocab_size)
+def counts_of(params: Params, tokens: Int[Tensor, "n C"], config: Config, neurons: Sequence[Neuron]) -> list[Counts]:
+    """``Counts`` of the ablation of each of some neurons of a unit on the same data."""
+    found = sweeps.sweep(params, tokens, config, neurons)
+    return list(map(Counts, *sweeps.flip_counts(found, len(neurons), config.vocab_size)))
 
 
 def others(neuron: Neuron, size: int, n: int, *, key: keys.Key | int) -> list[Neuron]:

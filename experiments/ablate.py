@@ -70,18 +70,27 @@ def main(settings: Settings) -> Path:
     events = results.read_arrays(folder, "tally")["events"]
     key = keys.Key(settings.seed, ("ablate",))
     random = data.tokens[keys.permutation(len(data.tokens), key=key)[: settings.data]]
+    drawn = {
+        neuron: verdicts.sample(events[:, place[str(neuron)]], settings.data, key=keys.fold_in(key, str(neuron)))
+        for neuron in chosen
+    }
+    alike: dict[tuple[str, str, int], list[Neuron]] = {}  # neurons of a unit that go through the same random data
+    for neuron in chosen:
+        alike.setdefault((neuron.unit, neuron.axis, len(drawn[neuron])), []).append(neuron)
+    elsewhere: dict[Neuron, verdicts.Counts] = {}
+    for (*_, size), group in tables.watched(alike.items(), len(alike), "on random data"):
+        elsewhere |= zip(group, verdicts.counts_of(params, random[:size], config, group), strict=True)
     trials, quoted, looks, top = [], [], {}, {}
     for neuron in tables.watched(chosen, len(chosen), "switching neurons off"):
         row = place[str(neuron)]
         notable = corpus.vocab.encode((found["notable"][row] or "").split())
-        drawn = verdicts.sample(events[:, row], settings.data, key=keys.fold_in(key, str(neuron)))
         others = verdicts.others(neuron, neurons.width(shapes[neuron.unit], neuron.axis), settings.others, key=key)
-        tokens = data.tokens[drawn]
-        trials.append(verdicts.trial(params, tokens, random[: len(tokens)], config, neuron, notable, others))
+        tokens = data.tokens[drawn[neuron]]
+        trials.append(verdicts.trial(params, tokens, config, neuron, notable, others, elsewhere[neuron]))
         looks[neuron] = cards.look(params, random[:500], config, neuron, 6)
         most = int(events[:, row].argmax())
         top[neuron] = most, int(events[most, row])
-        quoted += quotes(params, tokens[:200], config, neuron, notable, settings.excerpts, corpus.vocab)
+        quoted += quotes(params, tokens[:100], config, neuron, notable, settings.excerpts, corpus.vocab)
     reference = attribution.reference(corpus.train, config.vocab_size)
     verdict = verdicts.judge(trials, reference, key=key)
     results.write_table(folder, "flips", frames.flips_frame(trials, corpus.vocab))

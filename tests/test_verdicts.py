@@ -24,7 +24,8 @@ def test_a_trial_counts_what_ablation_flips():
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=6)
     params["decoder.weight"] *= 5
     others = verdicts.others(NEURON, SMALL.d_hidden, 2, key=0)
-    found = verdicts.trial(params, tokens[:3], tokens[3:], SMALL, NEURON, torch.tensor([1]), others)
+    elsewhere = verdicts.counts_of(params, tokens[3:], SMALL, [NEURON, *others])
+    found = verdicts.trial(params, tokens[:3], SMALL, NEURON, torch.tensor([1]), others, elsewhere[0])
 
     def flips_of(neuron, tokens):
         before = ablation.predictions(params, tokens, SMALL)
