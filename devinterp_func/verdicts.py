@@ -80,8 +80,13 @@ def trial(
         notable: ids of its notable tokens.
         others: random neurons of the same unit.
         random_data: ``counts_of`` the neuron on as many random data.
+
+    Raises:
+        ValueError: no other neurons are given.
     """
     own, *controls = counts_of(params, attributed, config, [neuron, *others])
+    if not controls:
+        raise ValueError(f"there are no other neurons to compare {neuron} with; there must be at least one")
     mean = Counts(*(torch.stack(part).double().mean(0).round().long() for part in zip(*controls, strict=True)))
     return Trial(neuron, notable, own, random_data, mean)
 

@@ -74,6 +74,8 @@ def main(settings: Settings) -> Path:
         neuron: verdicts.sample(events[:, place[str(neuron)]], settings.data, key=keys.fold_in(key, str(neuron)))
         for neuron in chosen
     }
+    if silent := [str(neuron) for neuron in chosen if not len(drawn[neuron])]:
+        raise ValueError(f"no data are attributed to {', '.join(silent)}: none of its weights was ever an outlier")
     alike: dict[tuple[str, str, int], list[Neuron]] = {}  # neurons of a unit that go through the same random data
     for neuron in chosen:
         alike.setdefault((neuron.unit, neuron.axis, len(drawn[neuron])), []).append(neuron)

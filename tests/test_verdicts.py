@@ -82,6 +82,14 @@ def test_frequency_alone_is_not_attributed_among_tokens_of_like_frequency():
     assert found.p[0] < 1e-6 and found.p_frequency[0] == 1
 
 
+def test_a_trial_without_controls_is_an_error():
+    params, (tokens, _) = weights(SMALL), batch(SMALL)
+    with pytest.raises(ValueError, match="there are no other neurons to compare layers.1.linear2.weight:2 with"):
+        verdicts.trial(
+            params, tokens, SMALL, NEURON, torch.tensor([1]), [], Counts(torch.zeros(11).long(), torch.zeros(11).long())
+        )
+
+
 def test_nothing_to_judge_is_an_error():
     with pytest.raises(ValueError, match="no trials to judge"):
         verdicts.judge([], torch.ones(3).long(), key=0)
