@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from devinterp_func import tree, walks
-from devinterp_func.per_example import Bias, Factor, Gain, Lookup, Outer
+from devinterp_func.per_example import Bias, Factor, Gain, Lookup, Outer, data, form
 from devinterp_func.probes import Probe
 from devinterp_func.rundir import Run
 from devinterp_func.training import Move
@@ -144,6 +144,41 @@ def nodes(m: int) -> tuple[list[float], list[float]]:
 def between(before: Params, after: Params, place: float) -> Params:
     """The weights on the straight way from before (0) to after (1)."""
     return tree.map(lambda a, b: torch.lerp(a, b, place), before, after)
+
+
+# ---- what the amounts are held against
+
+
+@torch.no_grad()
+def left_out(move: Move, probe: Probe) -> Float[Tensor, "n"]:
+    """f(w + Δw) - f(w + Δw - Δ_j) for each datum: what it really did, given what the others did. A probe's value each.
+
+    Args:
+        move: a step with the factors of all parameters.
+        probe: any.
+    """
+    after, changes = probe.value(move.after), []
+    for j in range(len(move.datum)):
+        own = {name: data(factor, slice(j, j + 1)) for name, factor in move.factors.items()}
+        without = {name: w - form(own[name])[0] if name in own else w for name, w in move.after.items()}
+        changes.append(after - probe.value(without))
+    return torch.stack(changes).double()
+
+
+@torch.no_grad()
+def norms(factors: dict[str, Factor]) -> Float[Tensor, "n"]:
+    """‖Δ_j‖ over all units of ``factors``, without forming any Δ_j: from the Gram matrices of the positions."""
+    return torch.stack([_square(factor) for factor in factors.values()]).sum(0).sqrt()
+
+
+def _square(factor: Factor) -> Float[Tensor, "n"]:
+    match factor:
+        case Outer(inputs, signals):
+            return ((inputs @ inputs.mT) * (signals @ signals.mT)).sum((1, 2))
+        case Lookup(tokens, signals, _):
+            return ((tokens[:, :, None] == tokens[:, None, :]) * (signals @ signals.mT)).sum((1, 2))
+        case _:
+            return form(factor).square().sum(1)
 
 
 # ---- a run

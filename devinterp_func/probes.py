@@ -26,11 +26,8 @@ class Probe(NamedTuple):
     """A number that depends on the weights."""
 
     name: str
+    value: Function
     value_and_grad: Callable[[Params], tuple[Float[Tensor, ""], Params]]
-
-    def value(self, params: Params) -> Float[Tensor, ""]:
-        """The number for given weights."""
-        return self.value_and_grad(params)[0]
 
     def __repr__(self) -> str:
         return f"Probe({self.name})"
@@ -50,7 +47,7 @@ def of(name: str, function: Function) -> Probe:
         gradient, value = grad_and_value(function)(params)
         return value, gradient
 
-    return Probe(name, value_and_grad)
+    return Probe(name, function, value_and_grad)
 
 
 # ---- what the model says of texts
@@ -63,7 +60,10 @@ def loss(tokens: Int[Tensor, "n C"], targets: Int[Tensor, "n C"], config: Config
         captured = per_example.capture(params, tokens, targets, config)
         return captured.losses.mean(), captured.mean_grads
 
-    return Probe(name, value_and_grad)
+    def value(params: Params) -> Tensor:
+        return per_example.losses(params, tokens, targets, config).mean()
+
+    return Probe(name, value, value_and_grad)
 
 
 def logit(prompt: Int[Tensor, "C"], token: int, config: Config, against: int | None = None) -> Probe:
