@@ -1,0 +1,215 @@
+"""A ledger in words and tables: probes by name, what moved them, by which texts and tokens, and how far to trust it.
+
+The sign of an amount is that of the probe's change: for a loss, a negative credit is a datum that lowered it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from scipy import stats
+from torch import Tensor
+
+from devinterp_func import batches, keys, neurons, probes
+from devinterp_func.batches import Data
+from devinterp_func.ledger import Entries
+from devinterp_func.probes import Probe
+from devinterp_func.training import Recipe
+from devinterp_func.transformer import Config
+from devinterp_func.vocabulary import Corpus, Vocab
+
+FORMS = (
+    "loss",
+    "next:new => york",
+    "bigram:new york",
+    "norm:layers.2.linear2.weight:96",
+    "effect:layers.0.linear2.weight:96 york",
+    "head:2.1 bracket",
+)
+PATTERNS = ("previous", "same", "induction", "bracket")
+
+
+def parse(text: str, corpus: Corpus, config: Config, recipe: Recipe, *, key: keys.Key | int, n: int = 20) -> Probe:
+    """The probe that a text such as those in ``FORMS`` names; texts it needs are drawn from the validation split.
+
+    Args:
+        text: the form; heads count layer and head from 0 and attend to previous, same, induction or bracket.
+        corpus, config, recipe: of the run.
+        key: of the draw.
+        n: how many texts; for a head, how many in which its pattern occurs.
+
+    Raises:
+        ValueError: the text has no such form, or a neuron, token, head or pattern is not there.
+    """
+    kind, _, rest = text.partition(":")
+    data, vocab = batches.chunk(corpus.valid, recipe.context), corpus.vocab
+    drawn = keys.permutation(len(data.tokens), key=key)
+    words = rest.split()
+    if kind == "loss" and not rest:
+        found = probes.loss(data.tokens[drawn[:n]], data.targets[drawn[:n]], config)
+    elif kind == "next" and "=>" in words[1:-1] and words[-2] == "=>":
+        found = probes.log_probability(vocab.encode(words[:-2]), vocab.index(words[-1]), config)
+    elif kind == "bigram" and len(words) == 2:
+        found = probes.bigram(vocab.index(words[1]), vocab.index(words[0]))
+    elif kind == "norm" and len(words) == 1:
+        found = probes.squared_norm(neurons.parse(words[0]))
+    elif kind == "effect" and len(words) == 2:
+        found = probes.effect(neurons.parse(words[0]), vocab.index(words[1]), data.tokens[drawn[:n]], config)
+    elif kind == "head" and len(words) == 2 and words[1] in PATTERNS and words[0].replace(".", "", 1).isdigit():
+        layer, _, head = words[0].partition(".")
+        tokens = data.tokens[drawn]
+        tokens = tokens[pattern(words[1], tokens, vocab).any((1, 2))][:n]
+        found = probes.attention(tokens, pattern(words[1], tokens, vocab), int(layer), int(head or 0), config)
+    else:
+        raise ValueError(
+            f"{text!r} names no probe; forms are {', '.join(FORMS)}, heads attend to {', '.join(PATTERNS)}"
+        )
+    return found._replace(name=text)
+
+
+def pattern(name: str, tokens: Int[Tensor, "n C"], vocab: Vocab) -> probes.Pattern:
+    """A pattern of attention by name.
+
+    Raises:
+        ValueError: there is no such pattern, or no brackets in the vocabulary.
+    """
+    match name:
+        case "previous":
+            return probes.previous_token(tokens)
+        case "same":
+            return probes.same_token(tokens)
+        case "induction":
+            return probes.induction(tokens)
+        case "bracket":
+            return probes.brackets(tokens, vocab.index("("), vocab.index(")"))
+    raise ValueError(f"{name!r} is no pattern; there are {', '.join(PATTERNS)}")
+
+
+# ---- what moved a probe
+
+
+def course_frame(entries: Entries, names: Sequence[str], every: int) -> pl.DataFrame:
+    """Each probe over a walk, in windows of steps: its value, what raised and what lowered it, and what is missed."""
+    each = entries.credit.sum(-1)
+    columns = {"value": entries.before, "raised": each.clamp(min=0).sum(-1), "lowered": each.clamp(max=0).sum(-1)}
+    columns["residual"] = entries.residual()
+    rows = []
+    for i, name in enumerate(names):
+        parts = {column: x[:, i].split(every) for column, x in columns.items()}
+        for w, window in enumerate(entries.step.split(every)):
+            row: dict[str, object] = {"probe": name, "step": int(window[0]), "value": float(parts["value"][w][0])}
+            rows.append(row | {c: float(parts[c][w].sum()) for c in ("raised", "lowered", "residual")})
+    return pl.DataFrame(rows)
+
+
+def text_frame(entries: Entries, names: Sequence[str], data: Data, vocab: Vocab, most: int = 10) -> pl.DataFrame:
+    """For each probe the data with the largest and the smallest credit, summed over the walk, and their texts.
+
+    Args:
+        entries: of ``ledger.read``.
+        names: of the probes.
+        data, vocab: the training data.
+        most: rows of each sign.
+    """
+    datum, rows = entries.datum.flatten().long(), []
+    for i, name in enumerate(names):
+        credit = entries.credit[:, i].flatten(0, 1)  # (steps · n, C)
+        total = torch.zeros(len(data.tokens), dtype=torch.float64).index_add_(0, datum, credit.sum(1))
+        order = total.argsort(descending=True, stable=True)
+        ends = [*order[:most].tolist(), *order.flip(0)[:most].tolist()]
+        for id in dict.fromkeys(j for j in ends if total[j] != 0):
+            own = credit[datum == id].sum(0)
+            place = int((own * total[id].sign()).argmax())
+            row: dict[str, object] = {"probe": name, "credit": float(total[id]), "datum": id}
+            row |= {"steps": int((datum == id).sum()), "of it there": float(own[place] / total[id])}
+            rows.append(row | {"text": _marked(data, id, place, vocab)})
+    return pl.DataFrame(rows)
+
+
+def token_frame(entries: Entries, names: Sequence[str], data: Data, vocab: Vocab, most: int = 15) -> pl.DataFrame:
+    """For each probe the target tokens at whose positions it gained and lost most, summed over the walk."""
+    target, rows = data.targets[entries.datum.long()], []
+    for i, name in enumerate(names):
+        total = torch.zeros(len(vocab), dtype=torch.float64)
+        total.index_add_(0, target.flatten(), entries.credit[:, i].flatten())
+        count = torch.bincount(target.flatten(), minlength=len(vocab))
+        order = total.argsort(descending=True, stable=True)
+        ends = dict.fromkeys([*order[:most].tolist(), *order.flip(0)[:most].tolist()])
+        for v in ends:
+            row = {"probe": name, "target": vocab.tokens[v], "credit": float(total[v]), "positions": int(count[v])}
+            rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def _marked(data: Data, id: int, place: int, vocab: Vocab) -> str:
+    words = vocab.decode(data.tokens[id])
+    words[place] = f"({words[place]} → {vocab.tokens[int(data.targets[id, place])]})"
+    return " ".join(words)
+
+
+# ---- how far an amount can be trusted
+
+
+def balance_frame(
+    by_nodes: Mapping[int, Entries], names: Sequence[str], *, key: keys.Key | int, draws: int = 2000
+) -> pl.DataFrame:
+    """What each estimate of the probes' changes misses, as a share of Σ|Δf|, with a bootstrap interval over steps.
+
+    Args:
+        by_nodes: m -> the same steps' entries with m nodes, made with ``start``.
+        names: of the probes.
+        key: of the bootstrap.
+        draws: of it.
+    """
+    some = next(iter(by_nodes.values()))
+    change, start, end = some.change(), some.start.sum((-2, -1)), some.marginal.sum((-2, -1))
+    estimates = {"gradient at the start": start, "gradient at the end": end, "trapezoid": (start + end) / 2}
+    estimates |= {f"Gauss-Legendre, {m}": entries.credit.sum((-2, -1)) for m, entries in by_nodes.items()}
+    rows = []
+    for i, name in enumerate(names):
+        whole = change[:, i].abs().numpy()
+        for what, estimate in estimates.items():
+            missed = (change - estimate)[:, i].abs().numpy()
+            low, high = _interval((missed, whole), _ratio, key, draws)
+            rows.append(
+                {"probe": name, "estimate": what, "missed": float(_ratio(missed, whole)), "low": low, "high": high}
+                | {"Σ|Δf|": float(whole.sum()), "steps": len(whole)}
+            )
+    return pl.DataFrame(rows)
+
+
+def agreement_frame(
+    scores: Mapping[str, Float[Tensor, "S n"]], truth: Float[Tensor, "S n"], *, key: keys.Key | int, draws: int = 2000
+) -> pl.DataFrame:
+    """Spearman's correlation of each score with the truth over the data of a step: the median over steps, its interval.
+
+    Args:
+        scores: name -> amounts, steps by data.
+        truth: such as ``ledger.left_out`` of each step.
+        key: of the bootstrap over steps.
+        draws: of it.
+    """
+    rows = []
+    for name, score in scores.items():
+        each = [stats.spearmanr(x, y).statistic for x, y in zip(score.numpy(), truth.numpy(), strict=True)]
+        found = np.array(each)[~np.isnan(each)]
+        low, high = _interval((found,), np.median, key, draws)
+        rows.append({"score": name, "median": float(np.median(found)), "low": low, "high": high, "steps": len(found)})
+    return pl.DataFrame(rows)
+
+
+def _ratio(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+    return x.sum(axis) / y.sum(axis)
+
+
+def _interval(
+    samples: tuple[np.ndarray, ...], statistic: object, key: keys.Key | int, draws: int
+) -> tuple[float, float]:
+    if len(samples[0]) < 2:
+        return float("nan"), float("nan")
+    found = stats.bootstrap(
+        samples, statistic, paired=True, n_resamples=draws, method="percentile", rng=keys.generator(key)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
