@@ -62,7 +62,10 @@ def main(settings: Settings) -> Path:
     followed = [
         accounts.parse("loss", corpus, config, recipe, key=key, n=settings.texts)._replace(name="loss, validation"),
         probes.loss(data.tokens[others], data.targets[others], config, "loss, other training data"),
-        *(accounts.parse(form, corpus, config, recipe, key=key) for form in forms(corpus, config)),
+        *(
+            accounts.parse(form, corpus, config, recipe, key=key)._replace(name=name)
+            for name, form in forms(corpus, config).items()
+        ),
     ]
     names = [probe.name for probe in followed]
     starts = [step for step in records.snapshots(run) if step < records.n_steps(run)]
@@ -88,24 +91,27 @@ def main(settings: Settings) -> Path:
         frame = accounts.agreement_frame(scores, torch.stack(left), key=key)
         parts.append(frame.select(pl.lit(name).alias("probe"), pl.all()))
     results.write_table(folder, "agreement", agreement := pl.concat(parts))
-    console.print(tables.rich_table(balance.drop("Σ|Δf|", "steps"), "missed, as a share of the probes' changes", 60))
+    short = {"gradient at the start": "start", "gradient at the end": "end"}
+    wide = balance.with_columns(pl.col("estimate").replace(short).str.replace("Gauss-Legendre, ", "m = "))
+    wide = wide.pivot("estimate", index="probe", values="missed")
+    console.print(tables.rich_table(wide, "missed, as a share of the probes' changes"))
     console.print(tables.rich_table(agreement, "rank correlation with leaving the datum out of the step", 60))
     results.finish(folder, "counterfactual", origin)
     return folder
 
 
-def forms(corpus: Corpus, config: Config) -> list[str]:
-    """Probes beside the losses: a prediction, a bigram, a neuron's norm and a head's attention."""
+def forms(corpus: Corpus, config: Config) -> dict[str, str]:
+    """Probes beside the losses, by name."""
     words = corpus.vocab.decode(corpus.valid[:12])
     pair = bigram_corpus.characteristic(bigram_corpus.counts(corpus.train, config.vocab_size), 1, least=1)
     input, output = corpus.vocab.decode(torch.cat([pair.input, pair.output]))
     last = config.n_layers - 1
-    return [
-        f"next:{' '.join(words[:-1])} => {words[-1]}",
-        f"bigram:{input} {output}",
-        f"norm:layers.{last}.linear2.weight:0",
-        f"head:{last}.0 previous",
-    ]
+    return {
+        "next word": f"next:{' '.join(words[:-1])} => {words[-1]}",
+        f"bigram, {input} {output}": f"bigram:{input} {output}",
+        "squared norm of a neuron": f"norm:layers.{last}.linear2.weight:0",
+        "head on previous token": f"head:{last}.0 previous",
+    }
 
 
 if __name__ == "__main__":
