@@ -21,6 +21,7 @@ from devinterp_func.tree import Params
 
 SMOOTH = 60  # predictions added to each token's, so that those predicted once or twice do not come first
 
+MOVED = "|logit effect × activation where predicted|, shrunk"
 POST = "bag, relative frequency of c ≥ 20 (post)"
 
 
@@ -46,6 +47,7 @@ def of_record_and_model(
     reference: Int[Tensor, "V"],
     predictions: Int[Tensor, "V"],
     effect: Float[Tensor, "G V"],
+    moved: Float[Tensor, "G V"],
 ) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
     """What the record says with the finished model's help.
 
@@ -55,12 +57,15 @@ def of_record_and_model(
         reference: counts of the training data.
         predictions: how often each token is predicted over all training data.
         effect: of ``logit_effects``.
+        moved: of ``of_model`` under the name ``MOVED``.
     """
     share = predicted / (predictions + SMOOTH)
     yield "where it predicts, log likelihood", keyness.log_likelihood(predicted, predictions)
     yield "where it predicts, log odds", keyness.log_odds(predicted, predictions)
     yield "where it predicts, share", share
     yield "where it predicts, share × |logit effect|", share * effect.abs()
+    yield "where it predicts, share × moved logit", share * moved
+    yield "where it predicts and moved logit, rank product", skill.rank_product(share, moved)
     likely = keyness.log_likelihood(target, reference).clamp(min=0)
     yield "target, log likelihood × |logit effect|", likely * effect.abs()
     yield "target and where it predicts, rank product", skill.rank_product(likely, share)
@@ -96,7 +101,7 @@ def of_model(
     yield "|logit effect|", effect.abs()
     yield "|logit effect| × √prediction frequency", effect.abs() * often.sqrt()
     yield "|logit effect × activation where predicted|", moved
-    yield "|logit effect × activation where predicted|, shrunk", moved * often / (often + 5)
+    yield MOVED, moved * often / (often + 5)
 
 
 def of_chance(best: Float[Tensor, "G V"], *, key: keys.Key | int) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:

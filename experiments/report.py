@@ -20,6 +20,7 @@ from devinterp_func.report import Card, Chip, Excerpt, Section, Word
 SHOWN = ["bag, relative frequency of c ≥ 20 (post)", "bag, log likelihood", "target, relative frequency"]
 SHOWN += ["target, log likelihood", "target, log odds", "input, log likelihood", "where it predicts, log likelihood"]
 SHOWN += ["where it predicts, share", "where it predicts, share × |logit effect|"]
+SHOWN += ["where it predicts, share × moved logit", "where it predicts and moved logit, rank product"]
 SHOWN += ["target, log likelihood × |logit effect|", "activations by input token", "activations by predicted token"]
 SHOWN += ["|logit effect|", "|logit effect × activation where predicted|", "prediction frequency", "token frequency"]
 SHOWN += ["another neuron's: where it predicts, share", "random"]

@@ -87,21 +87,18 @@ def main(settings: Settings) -> Path:
 
         effect = scores.logit_effects(params, data.tokens[drawn], config, unit)[chosen]
         read = {reading: arrays[reading][at] for reading in ("bag", "target", "input")}
+        of_model = scores.of_model(params, data.tokens[drawn], predicted[drawn], config, unit, reference)
+        model = {name: score[chosen] for name, score in of_model}
+        with_model = scores.of_record_and_model(
+            there[at], read["target"], reference, total, effect, model[scores.MOVED]
+        )
         ranked = chain(
             (("record", *pair) for pair in scores.of_record(read, reference)),
-            (
-                ("record and model", *pair)
-                for pair in scores.of_record_and_model(there[at], read["target"], reference, total, effect)
-            ),
-            (
-                ("model", name, score[chosen])
-                for name, score in scores.of_model(
-                    params, data.tokens[drawn], predicted[drawn], config, unit, reference
-                )
-            ),
+            (("record and model", *pair) for pair in with_model),
+            (("model", *pair) for pair in model.items()),
             (("chance", *pair) for pair in scores.of_chance(there[at] / (total + scores.SMOOTH), key=key)),
         )
-        for kind, name, score in tables.watched(ranked, 39, f"judging scores for {unit}"):
+        for kind, name, score in tables.watched(ranked, 41, f"judging scores for {unit}"):
             precision = skill.average_precision(score.float().contiguous(), truth)
             rows += frames.skill_rows(unit, kind, name, precision, group, key=key)
     table = pl.DataFrame(rows)
