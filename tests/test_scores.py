@@ -61,11 +61,9 @@ def test_the_models_scores_have_a_row_for_every_column(unit):
 
 def test_a_share_is_of_the_predictions_that_the_outliers_sit_on():
     there, often = random_counts(3), torch.full((V,), 100)
-    found = dict(
-        scores.of_record_and_model(
-            there, random_counts(3, seed=1), REFERENCE, often, torch.ones(3, V), torch.arange(V).expand(3, V).double()
-        )
-    )
+    moved = torch.arange(V).expand(3, V).double()
+    ranked = scores.of_record_and_model(there, random_counts(3, seed=1), REFERENCE, often, torch.ones(3, V), moved)
+    found = dict(ranked)
     torch.testing.assert_close(found["where it predicts, share"], there / 160)
     torch.testing.assert_close(found["where it predicts, share × moved logit"], there / 160 * moved)
     order = found["target and where it predicts, rank product"].argsort(descending=True)
