@@ -19,6 +19,7 @@ __all__ = [
     "bigram_walk",
     "cards",
     "frames",
+    "heads",
     "keyness",
     "keys",
     "ledger",

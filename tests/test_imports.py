@@ -27,6 +27,7 @@ ANALYSIS: dict[str, set[str]] = {  # takes arrays and Params: beyond the base ea
     "neurons": set(),
     "probes": {"neurons", "per_example"},
     "ledger": {*ROOMS, "probes", "walks"},
+    "heads": {"probes"},
     "accounts": {*ROOMS, "neurons", "probes", "ledger"},
     "attribution": {"outliers", "steprecord"},  # the types of what it counts
     "ablation": {"neurons"},

@@ -1,0 +1,74 @@
+"""Which heads come to attend to what, and when: from ")" back to its "(", to the token before, to earlier ones.
+
+    python experiments/heads.py runs/demo
+
+At every snapshot, for every head: its attention on each pattern, and from other queries at the same distances for
+control. Which data built a head is what ledger.py answers: --probe "head:2.1 bracket".
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import tyro
+from rich.console import Console
+
+from devinterp_func import accounts, batches, heads, keys, plots, records, results, tables, training
+
+
+@dataclass(frozen=True)
+class Settings:
+    run: tyro.conf.Positional[Path]
+    """The run directory."""
+    out: Path | None = None
+    """Where the results go; by default beside the run, RUN-results."""
+    texts: int = 400
+    """Validation texts in which a pattern occurs, at most."""
+    seed: int = 0
+    """Of the draw of texts."""
+
+
+def main(settings: Settings) -> Path:
+    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
+    origin = results.origin(run, settings)
+    if results.is_done(folder, "heads", origin):
+        console.print(f"heads: done before, in {folder}")
+        return folder
+    config, recipe, corpus = training.load(run)
+    data = batches.chunk(corpus.valid, recipe.context).tokens
+    data = data[keys.permutation(len(data), key=keys.Key(settings.seed, ("heads",)))]
+    chosen = {}
+    for name in accounts.PATTERNS:
+        pattern = accounts.pattern(name, data, corpus.vocab)
+        there = pattern.any((1, 2))
+        chosen[name] = data[there][: settings.texts], pattern[there][: settings.texts]
+    rows: list[dict[str, object]] = []
+    snapshots = records.snapshots(run)
+    for step in tables.watched(snapshots, len(snapshots), "heads"):
+        params = records.read_params(run, step)
+        for name, (tokens, pattern) in chosen.items():
+            found = heads.attention(params, tokens, pattern, config)
+            for layer in range(config.n_layers):
+                for head in range(config.n_heads):
+                    row = {"pattern": name, "head": f"{layer}.{head}", "step": step, "queries": found.queries}
+                    row["attention"] = float(found.value[layer, head])
+                    rows.append(row | {"by distance": float(found.control[layer, head])})
+    table = pl.DataFrame(rows).with_columns((pl.col("attention") - pl.col("by distance").fill_nan(0)).alias("above"))
+    results.write_table(folder, "heads", table)
+    last = table.filter(pl.col("step") == snapshots[-1]).sort("above", descending=True)
+    best = last.group_by("pattern", maintain_order=True).head(3).drop("step")
+    console.print(tables.rich_table(best, f"heads farthest above their control, before step {snapshots[-1]:,}"))
+    per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
+    for name in accounts.PATTERNS:
+        own = table.filter(pl.col("pattern") == name)
+        shown = own.filter(pl.col("step") == snapshots[-1]).sort("above", descending=True)["head"].head(4)
+        parts = {f"head {head}": own.filter(pl.col("head") == head) for head in shown}
+        series = {head: (part["step"].to_torch(), part["above"].to_torch()) for head, part in parts.items()}
+        drawn = plots.lines(series, "attention above control", per_epoch, markers=True)
+        results.write_figure(folder, f"heads_{name}", drawn)
+    results.finish(folder, "heads", origin)
+    return folder
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
