@@ -72,8 +72,9 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def write_table(folder: Path, name: str, table: pl.DataFrame) -> Path:
-    """A table as CSV."""
-    return write(folder / f"{name}.csv", table.write_csv(float_precision=6).encode())
+    """A table as CSV, floats to six significant digits."""
+    rounded = table.with_columns(pl.selectors.float().round_sig_figs(6))
+    return write(folder / f"{name}.csv", rounded.write_csv().encode())
 
 
 def read_table(folder: Path, name: str) -> pl.DataFrame:

@@ -40,7 +40,8 @@ def main(settings: Settings) -> Path:
     run, folder = settings.run, results.beside(settings.run, settings.out)
     config, recipe, corpus = training.load(run)
     sections = [training_section(run), outliers_section(run, folder), neurons_section(folder), verdicts_section(folder)]
-    sections += [skill_section(folder), activations_section(folder)]
+    optional = {"skill": skill_section, "activations": activations_section}  # a report may be wanted before these
+    sections += [section(folder) for name, section in optional.items() if (folder / f"{name}.csv").exists()]
     if (folder / "bigram_correlations.csv").exists():
         per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
         sections.append(bigram_report.section(folder, per_epoch=per_epoch))

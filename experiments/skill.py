@@ -45,6 +45,8 @@ class Settings:
     """Validation data that the neurons are ablated on."""
     seen: int = 2000
     """Random training data for activations and predictions of the finished model."""
+    predicted: int = 60_000
+    """At most so many random training data whose predictions by the finished model are looked up at the outliers."""
     pointed: int = 30
     """In each unit so many neurons with the most outliers are "pointed at"; as many random others are compared."""
     seed: int = 0
@@ -63,13 +65,16 @@ def main(settings: Settings) -> Path:
     key, V = keys.Key(settings.seed, ("skill",)), config.vocab_size
     reference = attribution.reference(corpus.train, V)
 
-    parts = list(tables.watched(data.tokens.split(500), -(-len(data.tokens) // 500), "the model's predictions"))
-    predicted = torch.cat([ablation.predictions(params, part, config) for part in parts])
+    looked_at = keys.permutation(len(data.tokens), key=keys.fold_in(key, "predicted"))[: settings.predicted]
+    parts = tables.watched(looked_at.split(500), -(-len(looked_at) // 500), "the model's predictions")
+    predicted = torch.full_like(data.tokens, V)  # V: not looked up
+    for part in parts:
+        predicted[part] = ablation.predictions(params, data.tokens[part], config)
     everyone, groups = neurons.groups(shapes)
     shards = tables.watched(records.scan_shards(run), len(records.shards(run)), "what is predicted at the outliers")
-    there = attribution.tally(shards, Data(data.tokens, predicted), groups, len(everyone), V).target
-    arrays, total = results.read_arrays(folder, "tally"), attribution.reference(predicted.flatten(), V)
-    drawn = keys.permutation(len(data.tokens), key=key)[: settings.seen]
+    there = attribution.tally(shards, Data(data.tokens, predicted), groups, len(everyone), V + 1).target[:, :V]
+    total = attribution.reference(predicted[looked_at].flatten(), V)
+    arrays, drawn = results.read_arrays(folder, "tally"), looked_at[: settings.seen]
     tested = held_out.tokens[keys.permutation(len(held_out.tokens), key=key)[: settings.data]]
     rows: list[dict[str, object]] = []
     for unit in [name for name in shapes if ".linear" in name]:

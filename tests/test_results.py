@@ -21,7 +21,7 @@ class Settings:
 
 def test_tables_come_back_with_words_as_words(tmp_path):
     table = pl.DataFrame(
-        {"sublayer": ["3.2", "1.1"], "token": ["7", "a,b"], "notable": [True, False], "p": [0.5, None]}
+        {"sublayer": ["3.2", "1.1"], "token": ["7", "a,b"], "notable": [True, False], "p": [0.5e-9, None]}
     )
     results.write_table(tmp_path, "t", table)
     assert results.read_table(tmp_path, "t").equals(table)
