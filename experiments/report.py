@@ -160,7 +160,8 @@ def verdicts_section(folder: Path) -> Section:
     flips = results.read_table(folder, "flips").filter(pl.col("count") >= 5)
     controls = [name for name in summary.columns if "random" in name]
     share, control = (
-        torch.tensor(summary[f"notable share{end}"].fill_null(float("nan")).to_list()) for end in ("", ", random data")
+        torch.tensor(summary[f"notable share{end}"].fill_null(float("nan")).to_list())
+        for end in ("", ", random neurons")
     )
     scatter = plots.flips_scatter(
         torch.tensor(flips["proportion"].to_list()),
@@ -176,7 +177,11 @@ def verdicts_section(folder: Path) -> Section:
     )
     items = [
         report.table(summary, "By sublayer, the post's numbers in the last columns.", controls=controls),
-        report.figure(plots.notable_share(summary["sublayer"].to_list(), share, control), "Notable share.", "Bars"),
+        report.figure(
+            plots.notable_share(summary["sublayer"].to_list(), share, control),
+            "Share of the flipped tokens that is notable; the mark is that of random neurons on the same data.",
+            "Bars by sublayer",
+        ),
         report.figure(scatter, "Flipped share of each token on attributed and on random data.", "Scatter plot"),
         report.table(verdicts, "Every neuron looked at (the post's Appendix III), with computed verdicts.", fold=12),
     ]
