@@ -134,7 +134,12 @@ def correlate(settings: Settings, folder: Path, found: Counts, console: Console)
     results.write_table(folder, "bigram_correlations", frame)
     results.finish(folder, "bigram_correlations", origin)
     last = frame.filter(pl.col("step") == snapshots[-1]).drop("step")
-    console.print(tables.rich_table(last, f"weights and corpus before step {snapshots[-1]:,}"))
+    console.print(
+        tables.rich_table(
+            last.select("measure", "among", "spearman", "null_spearman"),
+            f"weights and corpus before step {snapshots[-1]:,}",
+        )
+    )
 
 
 def tabulate(
