@@ -42,9 +42,7 @@ def attention(params: Params, tokens: Int[Tensor, "n C"], pattern: probes.Patter
     Raises:
         ValueError: no key is marked.
     """
-    asked = pattern.any(-1)
-    if not bool(asked.any()):
-        raise ValueError("the pattern marks no key in any of the texts; nothing can be attended to")
+    asked = probes.asked(pattern)
     weights = torch.cat([vmap(lambda text: probes.heads(params, text, config))(part) for part in tokens.split(64)])
     weights = weights.movedim((1, 2), (-2, -1))  # (n, C, C, L, h)
     value = (weights * pattern[..., None, None]).sum(2)[asked].mean(0)

@@ -76,8 +76,7 @@ def of_move(
     Raises:
         ValueError: m or the number of probes is 0, or a parameter has no factors.
     """
-    if m < 1 or not probes:
-        raise ValueError(f"m is {m} and there are {len(probes)} probes; both must be at least 1")
+    _check(m, probes)
     if missing := move.before.keys() - move.factors.keys():
         raise ValueError(
             f"step {move.step} has no factors of {', '.join(sorted(missing))}; make it with Recipe(units={UNITS})"
@@ -103,6 +102,11 @@ def _of_probe(move: Move, probe: Probe, m: int, start: bool, known: Tensor | Non
     elif known is None:
         known = probe.value(move.before)
     return tuple(x.double().cpu() for x in (known, after, credit, marginal, first))
+
+
+def _check(m: int, probes: Sequence[Probe]) -> None:
+    if m < 1 or not probes:
+        raise ValueError(f"m is {m} and there are {len(probes)} probes; both must be at least 1")
 
 
 def amounts(gradient: Params, factors: dict[str, Factor]) -> Float[Tensor, "n C"]:
@@ -200,8 +204,7 @@ def walk(
         ValueError: start, stop or m out of range, or no probes.
         RecordError: the folder is another walk's, is in use, or a file is damaged.
     """
-    if m < 1 or not probes:
-        raise ValueError(f"m is {m} and there are {len(probes)} probes; both must be at least 1")
+    _check(m, probes)
     what = {"walk": "ledger", "m": m, "probes": [probe.name for probe in probes]}
     yield from walks.walk(run, folder, what, UNITS, lambda move: of_move(move, probes, m), start, stop)
 

@@ -162,15 +162,25 @@ def attention(tokens: Int[Tensor, "n C"], pattern: Pattern, layer: int, head: in
     for name, value, stop in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
         if not 0 <= value < stop:
             raise ValueError(f"{name} is {value}; it must be in 0..{stop - 1}")
-    asked = pattern.any(-1)
-    if not bool(asked.any()):
-        raise ValueError("the pattern marks no key in any of the texts; nothing can be attended to")
+    queries = asked(pattern)
 
     def function(params: Params) -> Tensor:
         weights = vmap(lambda text: heads(params, text, config)[layer, head])(tokens)
-        return (weights * pattern).sum(-1)[asked].mean()
+        return (weights * pattern).sum(-1)[queries].mean()
 
     return of(f"attention of head {layer}.{head}", function)
+
+
+def asked(pattern: Pattern) -> Bool[Tensor, "n C"]:
+    """The queries that have a marked key.
+
+    Raises:
+        ValueError: none has.
+    """
+    queries = pattern.any(-1)
+    if not bool(queries.any()):
+        raise ValueError("the pattern marks no key in any of the texts; nothing can be attended to")
+    return queries
 
 
 def heads(params: Params, tokens: Int[Tensor, "C"], config: Config) -> Float[Tensor, "L h C C"]:

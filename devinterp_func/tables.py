@@ -89,9 +89,7 @@ def rich_table(frame: pl.DataFrame, title: str = "", rows: int = 20, width: int 
     """A frame's first rows; the first column whole, other cells cut at ``width`` characters, numbers to the right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, (name, kind) in enumerate(frame.schema.items()):
-        table.add_column(
-            escape(name), justify="right" if kind.is_numeric() else "left", no_wrap=not number or kind.is_numeric()
-        )
+        table.add_column(escape(name), justify="right" if kind.is_numeric() else "left", no_wrap=not number)
     for row in frame.head(rows).iter_rows():
         table.add_row(*(escape(_cell(value, width if number else 10**9)) for number, value in enumerate(row)))
     return table
