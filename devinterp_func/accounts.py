@@ -3,7 +3,8 @@
 The sign of an amount is that of the probe's change: for a loss, a negative credit is a datum that lowered it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,6 +29,10 @@ FORMS = (
     "effect:layers.0.linear2.weight:96 york",
     "head:2.1 bracket",
 )
+EXCERPTS = {
+    **{"probe": pl.String, "effect": pl.String, "rank": pl.Int64, "datum": pl.Int64, "steps": pl.Int64},
+    **{"position": pl.Int64, "token": pl.String, "target": pl.String, "credit": pl.Float64},
+}
 PATTERNS = ("previous", "same", "induction", "bracket")
 
 
@@ -48,7 +53,8 @@ def parse(text: str, corpus: Corpus, config: Config, recipe: Recipe, *, key: key
     drawn = keys.permutation(len(data.tokens), key=key)
     words = rest.split()
     if kind == "loss" and not rest:
-        found = probes.loss(data.tokens[drawn[:n]], data.targets[drawn[:n]], config)
+        buffer = torch.empty(config.vocab_size, len(drawn[:n]) * recipe.context)
+        found = probes.loss(data.tokens[drawn[:n]], data.targets[drawn[:n]], config, buffer=buffer)
     elif kind == "next" and "=>" in words[1:-1] and words[-2] == "=>":
         found = probes.log_probability(vocab.encode(words[:-2]), vocab.index(words[-1]), config)
     elif kind == "bigram" and len(words) == 2:
@@ -90,17 +96,28 @@ def pattern(name: str, tokens: Int[Tensor, "n C"], vocab: Vocab) -> probes.Patte
 # ---- what moved a probe
 
 
+def once(entries: Entries, names: Sequence[str]) -> tuple[Entries, list[str]]:
+    """The entries and names of the probes, less those that are there twice, as a command may name them."""
+    kept = [names.index(name) for name in dict.fromkeys(names)]
+    columns = {field: getattr(entries, field)[:, kept] for field in entries._fields if field not in ("step", "datum")}
+    return entries._replace(**columns), [names[i] for i in kept]
+
+
 def course_frame(entries: Entries, names: Sequence[str], every: int) -> pl.DataFrame:
-    """Each probe over a walk, in windows of steps: its value, what raised and what lowered it, and what is missed."""
+    """Each probe over a walk, in windows of steps: its value, what raised and what lowered it, and what is missed.
+
+    ``missed`` and ``change`` are Σ|residual| and Σ|Δf| over the window's steps.
+    """
     each = entries.credit.sum(-1)
     columns = {"value": entries.before, "raised": each.clamp(min=0).sum(-1), "lowered": each.clamp(max=0).sum(-1)}
-    columns["residual"] = entries.residual()
+    columns |= {"residual": entries.residual(), "missed": entries.residual().abs(), "change": entries.change().abs()}
     rows = []
     for i, name in enumerate(names):
         parts = {column: x[:, i].split(every) for column, x in columns.items()}
         for w, window in enumerate(entries.step.split(every)):
-            row: dict[str, object] = {"probe": name, "step": int(window[0]), "value": float(parts["value"][w][0])}
-            rows.append(row | {c: float(parts[c][w].sum()) for c in ("raised", "lowered", "residual")})
+            row: dict[str, object] = {"probe": name, "step": int(window[0]), "steps": len(window)}
+            row["value"] = float(parts["value"][w][0])
+            rows.append(row | {c: float(parts[c][w].sum()) for c in columns if c != "value"})
     return pl.DataFrame(rows)
 
 
@@ -113,19 +130,53 @@ def text_frame(entries: Entries, names: Sequence[str], data: Data, vocab: Vocab,
         data, vocab: the training data.
         most: rows of each sign.
     """
-    datum, rows = entries.datum.flatten().long(), []
+    rows = []
     for i, name in enumerate(names):
-        credit = entries.credit[:, i].flatten(0, 1)  # (steps · n, C)
-        total = torch.zeros(len(data.tokens), dtype=torch.float64).index_add_(0, datum, credit.sum(1))
-        order = total.argsort(descending=True, stable=True)
-        ends = [*order[:most].tolist(), *order.flip(0)[:most].tolist()]
-        for id in dict.fromkeys(j for j in ends if total[j] != 0):
-            own = credit[datum == id].sum(0)
-            place = int((own * total[id].sign()).argmax())
-            row: dict[str, object] = {"probe": name, "credit": float(total[id]), "datum": id}
-            row |= {"steps": int((datum == id).sum()), "of it there": float(own[place] / total[id])}
-            rows.append(row | {"text": _marked(data, id, place, vocab)})
+        for text in _most_credited(entries, i, len(data.tokens), most):
+            total = text.credit.sum()
+            place = int((text.credit * total.sign()).argmax())
+            row: dict[str, object] = {"probe": name, "credit": float(total), "datum": text.datum, "steps": text.steps}
+            row["of it there"] = float(text.credit[place] / total)
+            rows.append(row | {"text": _marked(data, text.datum, place, vocab)})
     return pl.DataFrame(rows)
+
+
+def excerpt_frame(entries: Entries, names: Sequence[str], data: Data, vocab: Vocab, most: int = 6) -> pl.DataFrame:
+    """The most credited texts of each probe, a row for each position: its input token, its target, its own credit.
+
+    A position's credit is that of predicting its target there, summed over the steps that the datum was in.
+
+    Args:
+        entries, names, data, vocab: as of ``text_frame``.
+        most: texts of each sign.
+    """
+    rows = []
+    for i, name in enumerate(names):
+        for text in _most_credited(entries, i, len(data.tokens), most):
+            words = (vocab.decode(x[text.datum]) for x in data)
+            for position, (token, target, credit) in enumerate(zip(*words, text.credit.tolist(), strict=True)):
+                rows.append((name, *text[:4], position, token, target, credit))
+    return pl.DataFrame(rows, EXCERPTS, orient="row")
+
+
+class _Text(NamedTuple):
+    effect: str  # "raised" or "lowered"
+    rank: int  # among the data of this effect, from 1
+    datum: int
+    steps: int  # how many it was in
+    credit: Float[Tensor, "C"]
+
+
+def _most_credited(entries: Entries, i: int, n: int, most: int) -> Iterator[_Text]:
+    """Data that raised a probe, most first, then those that lowered it."""
+    datum = entries.datum.flatten().long()
+    credit = entries.credit[:, i].flatten(0, 1)  # (steps · n, C)
+    total = torch.zeros(n, dtype=torch.float64).index_add_(0, datum, credit.sum(1))
+    order = total.argsort(descending=True, stable=True)
+    for effect, ids, sign in (("raised", order, 1), ("lowered", order.flip(0), -1)):
+        for rank, id in enumerate(ids[sign * total[ids] > 0][:most].tolist(), start=1):
+            own = datum == id
+            yield _Text(effect, rank, id, int(own.sum()), credit[own].sum(0))
 
 
 def token_frame(entries: Entries, names: Sequence[str], data: Data, vocab: Vocab, most: int = 15) -> pl.DataFrame:

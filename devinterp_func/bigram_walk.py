@@ -178,7 +178,7 @@ def walk(
     targets = batches.chunk(corpus.train, recipe.context).targets
     pairs = {"output": output.tolist(), "input": input.tolist()}
 
-    def look(move: Move) -> Shifts:
+    def look(move: Move, _: Move | None) -> Shifts:
         found = of_move(move, targets[move.datum], k, output, input)
         return found._replace(deviation=_deviation(run, move))
 

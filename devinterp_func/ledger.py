@@ -33,6 +33,7 @@ from devinterp_func.training import Move
 from devinterp_func.tree import Params
 
 UNITS = ("*",)  # what a step must be captured with: all parameters
+SPARSE = 20  # of so many rows of a gradient at most one is other than 0: the others are left out of the product
 
 
 class Entries(NamedTuple):
@@ -60,7 +61,6 @@ class Entries(NamedTuple):
         return f"Entries of {many}, {self.before.shape[-1]} probes: residual {share:.2%} of their changes"
 
 
-@torch.no_grad()
 def of_move(
     move: Move, probes: Sequence[Probe], m: int = 3, *, start: bool = False, before: Float[Tensor, "P"] | None = None
 ) -> Entries:
@@ -76,32 +76,52 @@ def of_move(
     Raises:
         ValueError: m or the number of probes is 0, or a parameter has no factors.
     """
-    _check(m, probes)
+    return by_nodes(move, probes, (m,), start=start, before=before)[m]
+
+
+@torch.no_grad()
+def by_nodes(
+    move: Move,
+    probes: Sequence[Probe],
+    ms: Sequence[int],
+    *,
+    start: bool = False,
+    before: Float[Tensor, "P"] | None = None,
+) -> dict[int, Entries]:
+    """``of_move`` with several numbers of nodes, the gradients at the step's ends taken once.
+
+    Args, Raises: as ``of_move``.
+    """
+    for m in ms:
+        _check(m, probes)
     if missing := move.before.keys() - move.factors.keys():
         raise ValueError(
             f"step {move.step} has no factors of {', '.join(sorted(missing))}; make it with Recipe(units={UNITS})"
         )
-    rows = []
+    rows: dict[int, list[tuple[Tensor, ...]]] = {m: [] for m in ms}
     for i, probe in enumerate(probes):
-        known = None if before is None else before[i]
-        rows.append(_of_probe(move, probe, m, start, known))
-    return Entries(torch.tensor(move.step), move.datum.cpu(), *map(torch.stack, zip(*rows, strict=True)))
+        after, gradient = probe.value_and_grad(move.after)
+        marginal = amounts(gradient, move.factors)
+        known, first = None if before is None else before[i], torch.full_like(marginal, torch.nan)
+        if start or known is None:  # not probe.value: that may round differently from the value of the step before
+            known, gradient = probe.value_and_grad(move.before)
+        if start:
+            first = amounts(gradient, move.factors)
+        for m in ms:
+            credit = amounts(_mean_gradient(move, probe, m), move.factors)
+            rows[m].append(tuple(x.double().cpu() for x in (known, after, credit, marginal, first)))
+    ids = torch.tensor(move.step), move.datum.cpu()
+    return {m: Entries(*ids, *map(torch.stack, zip(*own, strict=True))) for m, own in rows.items()}
 
 
-def _of_probe(move: Move, probe: Probe, m: int, start: bool, known: Tensor | None) -> tuple[Tensor, ...]:
+def _mean_gradient(move: Move, probe: Probe, m: int) -> Params:
+    """∫₀¹ ∇f(w + s Δw) ds by quadrature."""
     mean: Params = {}
     for place, weight in zip(*nodes(m), strict=True):
         _, gradient = probe.value_and_grad(between(move.before, move.after, place))
-        mean = {name: mean[name] + weight * g if mean else weight * g for name, g in gradient.items()}
-    after, gradient = probe.value_and_grad(move.after)
-    credit, marginal = amounts(mean, move.factors), amounts(gradient, move.factors)
-    first = torch.full_like(credit, torch.nan)
-    if start:
-        known, gradient = probe.value_and_grad(move.before)
-        first = amounts(gradient, move.factors)
-    elif known is None:
-        known = probe.value(move.before)
-    return tuple(x.double().cpu() for x in (known, after, credit, marginal, first))
+        for name, g in gradient.items():
+            mean[name] = mean[name].add_(g, alpha=weight) if name in mean else g * weight
+    return mean
 
 
 def _check(m: int, probes: Sequence[Probe]) -> None:
@@ -126,6 +146,9 @@ def amounts(gradient: Params, factors: dict[str, Factor]) -> Float[Tensor, "n C"
 def _amounts(gradient: Tensor, factor: Factor) -> Float[Tensor, "n C"]:
     match factor:
         case Outer(inputs, signals):
+            rows = gradient.any(1)  # most probes have a gradient in few rows of the decoder, or in none
+            if len(rows) > SPARSE * int(rows.sum()):
+                gradient, signals = gradient[rows], signals[..., rows]
             return ((signals @ gradient) * inputs).sum(-1)
         case Bias(signals):
             return signals @ gradient
@@ -206,7 +229,14 @@ def walk(
     """
     _check(m, probes)
     what = {"walk": "ledger", "m": m, "probes": [probe.name for probe in probes]}
-    yield from walks.walk(run, folder, what, UNITS, lambda move: of_move(move, probes, m), start, stop)
+    known: dict[int, Tensor] = {}  # step -> the probes before it, from the step that led there
+
+    def look(move: Move, last: Move | None) -> Entries:
+        entries = of_move(move, probes, m, before=known.pop(move.step, None))
+        known[move.step + 1] = entries.after
+        return entries
+
+    yield from walks.walk(run, folder, what, UNITS, look, start, stop)
 
 
 def read(folder: Run) -> Entries:

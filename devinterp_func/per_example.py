@@ -368,8 +368,10 @@ def _blocks(weight: Float[Tensor, "V d"]) -> list[slice]:
 
 
 def _decoder_factors(residual: Float[Tensor, "n C d"], head: _Head) -> dict[str, Factor]:
-    """(P − onehot)/C at every position, V numbers each: only when asked for."""
+    """(P − onehot)/C at every position, V numbers each: only when asked for, and laid out as the logits are."""
     n, C = head.targets.shape
-    signals = rearrange(head.exponentials * head.normaliser, "V (n C) -> n C V", n=n).contiguous()
-    signals.scatter_add_(2, head.targets[..., None], signals.new_full((n, C, 1), -1 / C))
+    signals = head.exponentials * head.normaliser  # (V, n·C)
+    target = head.targets.flatten()
+    signals[target, torch.arange(len(target), device=target.device)] -= 1 / C
+    signals = rearrange(signals, "V (n C) -> n C V", n=n)
     return {"decoder.weight": Outer(residual, signals), "decoder.bias": Bias(signals)}

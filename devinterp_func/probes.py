@@ -53,15 +53,28 @@ def of(name: str, function: Function) -> Probe:
 # ---- what the model says of texts
 
 
-def loss(tokens: Int[Tensor, "n C"], targets: Int[Tensor, "n C"], config: Config, name: str = "loss") -> Probe:
-    """Mean loss over all positions of some texts, nats."""
+def loss(
+    tokens: Int[Tensor, "n C"],
+    targets: Int[Tensor, "n C"],
+    config: Config,
+    name: str = "loss",
+    buffer: Float[Tensor, "V nC"] | None = None,
+) -> Probe:
+    """Mean loss over all positions of some texts, nats.
+
+    Args:
+        tokens, targets: of the texts.
+        config: the model.
+        name: of the probe.
+        buffer: scratch of ``per_example.capture``: it spares an allocation at every call.
+    """
 
     def value_and_grad(params: Params) -> tuple[Tensor, Params]:
-        captured = per_example.capture(params, tokens, targets, config)
+        captured = per_example.capture(params, tokens, targets, config, buffer=buffer)
         return captured.losses.mean(), captured.mean_grads
 
     def value(params: Params) -> Tensor:
-        return per_example.losses(params, tokens, targets, config).mean()
+        return per_example.losses(params, tokens, targets, config, buffer).mean()
 
     return Probe(name, value, value_and_grad)
 

@@ -2,7 +2,8 @@
 
 Every score is (G, V), higher where the neuron's ablation is thought to flip the token. Their kinds must not be mixed:
 
-* record: token counts of the attributed data, by any reading (bag, target, input) and any keyness statistic.
+* record: token counts of the attributed data, by any reading (bag, target, input) and any keyness statistic; and what
+  each target token added to the neuron's squared norm over training, where the steps were made again.
 * record and model: among others "where it predicts", which reads at each outlier's position the token that the finished
   model predicts there: what an ablation there could flip.
 * model: what the finished model alone gives: activations, logit effects, how often tokens are predicted.
@@ -19,7 +20,7 @@ from devinterp_func import activations, keyness, keys, skill
 from devinterp_func.transformer import Config
 from devinterp_func.tree import Params
 
-SMOOTH = 60  # predictions added to each token's, so that those predicted once or twice do not come first
+SMOOTH = 60  # occurrences added to each token's, so that those that occur once or twice do not come first
 
 MOVED = "|logit effect × activation where predicted|, shrunk"
 POST = "bag, relative frequency of c ≥ 20 (post)"
@@ -39,6 +40,22 @@ def of_record(
     for reading, count in counts.items():
         for statistic, score in keyness.STATISTICS.items():
             yield f"{reading}, {statistic.replace('_', ' ')}", score(count, reference)
+
+
+def of_growth(growth: Float[Tensor, "G V"], reference: Int[Tensor, "V"]) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
+    """What the tokens did to each neuron's squared norm: built it, or either way; in all, and as often as they occur.
+
+    Per √occurrence a token that pulls either way at random is worth the same however frequent it is.
+
+    Args:
+        growth: of each target token, of ``growth.Account``.
+        reference: counts of the training data.
+    """
+    often = reference + SMOOTH
+    for name, amount in (("growth", growth), ("|growth|", growth.abs())):
+        yield f"{name} by target", amount
+        yield f"{name} by target, per √occurrence", amount / often.sqrt()
+        yield f"{name} by target, per occurrence", amount / often
 
 
 def of_record_and_model(

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from devinterp_func import batches, keys, outliers, per_example, records, sgd, text, transformer, tree
@@ -132,18 +132,29 @@ def masks_of(config: Config, recipe: Recipe, epoch: int, datum: Int[Tensor, "n"]
 
 
 def moves(
-    params: Params, data: Data, config: Config, recipe: Recipe, *, start: int = 0, stop: int | None = None
+    params: Params,
+    data: Data,
+    config: Config,
+    recipe: Recipe,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    removed: Bool[Tensor, "S n"] | None = None,
 ) -> Iterator[Move]:
     """The steps start to stop − 1 from the weights before ``start``, each with the factors of its deltas.
+
+    With ``removed``, the steps without some of their data: g = (1/n) Σ_j g_j is the sum over those that are left, its
+    divisor still the batch size n, and what it is clipped by follows from it. A step without data is not made.
 
     Args:
         params: weights before step ``start``, on the device to work on.
         data: the training data; ``datum`` ids are its rows.
         config, recipe: model and recipe.
         start, stop: steps; ``stop`` defaults to the end of the schedule.
+        removed: of each step from ``start`` on, which places of its batch are left out; none by default.
 
     Raises:
-        ValueError: if params are not those of config.
+        ValueError: if params are not those of config, or ``removed`` is not of these steps.
         FloatingPointError: if a gradient is NaN or infinite; step, unit and datum are named.
     """
     params = transformer.in_order(params, config)
@@ -151,20 +162,29 @@ def moves(
     per_epoch = batches.n_batches(len(data.tokens), recipe.batch_size)
     buffer = params["decoder.bias"].new_empty(config.vocab_size, recipe.batch_size * recipe.context)
     stop = schedule_length(recipe, len(data.tokens)) if stop is None else stop
+    if removed is not None and removed.shape != (stop - start, recipe.batch_size):
+        wanted = (stop - start, recipe.batch_size)
+        raise ValueError(f"removed is {tuple(removed.shape)}; of steps {start} to {stop} it must be {wanted}")
     for step in range(start, stop):
         epoch, batch = divmod(step, per_epoch)
         if step == start or batch == 0:
             order = batches.schedule(len(data.tokens), recipe.batch_size, epoch=epoch, key=keys.Key(recipe.seed))
-        datum = order[batch]
+        datum = order[batch] if removed is None else order[batch][~removed[step - start]]
+        if not len(datum):
+            continue
         masks = masks_of(config, recipe, epoch, datum)
         tokens, targets = (x[datum].to(device) for x in data)
         masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
-        captured = per_example.capture(params, tokens, targets, config, masks, units, buffer)
+        scratch = buffer.flatten()[: len(buffer) * tokens.numel()].view(len(buffer), -1)
+        captured = per_example.capture(params, tokens, targets, config, masks, units, scratch)
+        mean_grads = captured.mean_grads
+        if len(datum) < recipe.batch_size:
+            mean_grads = tree.scale(mean_grads, len(datum) / recipe.batch_size)
         lr = sgd.learning_rate(epoch, recipe.lr, recipe.gamma)
-        after, info = sgd.update(params, captured.mean_grads, lr=lr, max_norm=recipe.max_norm)
+        after, info = sgd.update(params, mean_grads, lr=lr, max_norm=recipe.max_norm)
         if not math.isfinite(info.grad_norm):
             raise FloatingPointError(blame(step, datum, captured))
-        factors = per_example.scale(captured.factors, sgd.share(info, len(datum)))
+        factors = per_example.scale(captured.factors, sgd.share(info, recipe.batch_size))
         yield Move(step, epoch, batch, datum, captured.losses, info, params, after, factors)
         params = after
 

@@ -42,7 +42,7 @@ def walk(
     folder: Run,
     what: Mapping[str, Any],
     units: tuple[str, ...],
-    look: Callable[[Move], Found],
+    look: Callable[[Move, Move | None], Found],
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[tuple[int, Found | None]]:
@@ -53,7 +53,8 @@ def walk(
         folder: new, or this very walk's; not the run's own.
         what: what the walk looks for: names and values that make it another walk if they differ.
         units: the steps' factors, as in ``Recipe.units``.
-        look: a pure function of a step, giving a NamedTuple of tensors in main memory.
+        look: a pure function of a step and the one before it, None at the walk's first; gives a NamedTuple of tensors
+            in main memory.
         start: first step of the walk.
         stop: step to stop before; None for as far as the run is recorded. A later call may go farther.
 
@@ -70,15 +71,16 @@ def walk(
     machine = {name: made[name] for name in ("threads", "processor", "versions")}
     records.create(folder, {**what, "run": records.manifest(run)["digest"], "start": start, "machine": machine})
     with records.lock(folder):
-        done, pending = start + records.n_steps(folder), list[Found]()
-        for move in roll(run, done, stop, units) if done < stop else ():
-            if move.step < done:
-                yield move.step, None
-                continue
-            pending.append(found := look(move))
-            if (move.step + 1) % SHARD == 0 or move.step + 1 == stop:
+        done, pending, last = start + records.n_steps(folder), list[Found](), None
+        first = start if done == start else done - 1
+        for move in roll(run, first, stop, units) if done < stop else ():
+            found = None if move.step < done else look(move, last if move.step > start else None)
+            if found is not None:
+                pending.append(found)
+            if pending and ((move.step + 1) % SHARD == 0 or move.step + 1 == stop):
                 _write(folder, pending)
                 pending = []
+            last = move
             yield move.step, found
 
 

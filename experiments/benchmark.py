@@ -31,13 +31,16 @@ import tyro
 from rich.console import Console
 
 from devinterp_func import (
+    accounts,
     attribution,
     batches,
     bigram,
     keyness,
+    ledger,
     neurons,
     outliers,
     per_example,
+    probes,
     recording,
     records,
     sgd,
@@ -400,6 +403,34 @@ def bigram_lines(run: Path, n_steps: int = 10, n_places: int = 4) -> list[str]:
     return [*lines, "", f"They take {extra * 1e3:.0f} MB at most above weights and updates."]
 
 
+def ledger_lines(run: Path, step: int | None = None) -> list[str]:
+    """Following probes at a real step, in extra plain steps: what it costs more than making the step again."""
+    config, recipe, corpus = training.load(run)
+    step = records.snapshots(run)[len(records.snapshots(run)) // 2] if step is None else step
+    params, data = records.read_params(run, step), batches.chunk(corpus.train, recipe.context)
+    last, words = config.n_layers - 1, corpus.vocab.decode(corpus.valid[:8])
+    small = [f"head:{last}.{head} previous" for head in (0, 1)] + [f"head:{layer}.0 same" for layer in range(2)]
+    small += [f"effect:layers.{layer}.linear2.weight:0 {words[0]}" for layer in range(2)]
+    small += [f"next:{' '.join(words[:-1])} => {words[-1]}", f"bigram:{words[0]} {words[1]}"]
+    sets = {"the loss on 20 texts": ["loss"], "eight small probes, those of texts on the same 20": small}
+
+    def made(units: tuple[str, ...], followed: list[probes.Probe]) -> None:
+        chosen = dataclasses.replace(recipe, units=units)
+        (move,) = training.moves(params, data, config, chosen, start=step, stop=step + 1)
+        if followed:  # a walk knows the probes' values from the step before
+            ledger.of_move(move, followed, 3, before=torch.zeros(len(followed)))
+
+    rows: dict[str, Callable[[], object]] = {"plain": plain_step(setup_of(config, recipe, "cpu"))}
+    rows["again"] = partial(made, (), [])
+    for what, forms in sets.items():
+        followed = [accounts.parse(form, corpus, config, recipe, key=0) for form in forms]
+        rows[what] = partial(made, ledger.UNITS, followed)
+    taken = measure(rows, 5)
+    lines = ["| a step with the ledger of, m = 3 | ms | extra plain steps |", "|---|---|---|"]
+    extra = {what: (taken[what] - taken["again"]) / taken["plain"] for what in sets}
+    return lines + [f"| {what} | {taken[what] * 1e3:.0f} | **{extra[what]:.2f}** |" for what in sets]
+
+
 def record_some(settings: Settings, config: Config, recipe: Recipe) -> str:
     """Records steps as a capture does; says peak memory and the share of time spent writing."""
     stream = setup_of(config, recipe, "cpu").data.tokens.flatten()
@@ -428,7 +459,9 @@ def main(settings: Settings) -> None:
         recipe = Recipe(context=8, batch_size=4, k=10, n_steps=20)
     if settings.part == "analysis" and settings.run:
         return print(
-            "\n".join([*tally_lines(settings.run), "", *ablation_lines(settings.run), "", *bigram_lines(settings.run)])
+            "\n\n".join(
+                "\n".join(part(settings.run)) for part in (tally_lines, ablation_lines, bigram_lines, ledger_lines)
+            )
         )
     if settings.part == "memory":
         return print(record_some(settings, config, recipe))

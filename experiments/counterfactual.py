@@ -70,17 +70,18 @@ def main(settings: Settings) -> Path:
     names = [probe.name for probe in followed]
     starts = [step for step in records.snapshots(run) if step < records.n_steps(run)]
     chosen = [starts[i] for i in torch.linspace(0, len(starts) - 1, min(settings.steps, len(starts))).long().tolist()]
-    found: dict[int, list[Entries]] = {m: [] for m in settings.nodes}
+    found: list[dict[int, Entries]] = []
     truth: dict[str, list[torch.Tensor]] = {name: [] for name in names[:2]}
     norms: list[torch.Tensor] = []
     for step in tables.watched(chosen, len(chosen), "leaving data out"):
         (move,) = walks.roll(run, step, step + 1, ledger.UNITS)
-        for m in settings.nodes:
-            found[m].append(ledger.of_move(move, followed, m, start=True))
+        found.append(ledger.by_nodes(move, followed, settings.nodes, start=True))
         for probe in followed[:2]:
             truth[probe.name].append(ledger.left_out(move, probe))
         norms.append(ledger.norms(move.factors).double())
-    stacked = {m: Entries(*map(torch.stack, zip(*entries, strict=True))) for m, entries in found.items()}
+    stacked = {
+        m: Entries(*map(torch.stack, zip(*(entries[m] for entries in found), strict=True))) for m in settings.nodes
+    }
     results.write_table(folder, "balance", balance := accounts.balance_frame(stacked, names, key=key))
     some, parts = stacked[max(settings.nodes)], []
     for i, (name, left) in enumerate(truth.items()):

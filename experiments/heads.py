@@ -13,7 +13,7 @@ import polars as pl
 import tyro
 from rich.console import Console
 
-from devinterp_func import accounts, batches, heads, keys, plots, records, results, tables, training
+from devinterp_func import accounts, batches, heads, keys, ledger_report, records, results, tables, training
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,11 @@ def main(settings: Settings) -> Path:
                     rows.append(row | {"by distance": float(found.control[layer, head])})
     table = pl.DataFrame(rows).with_columns((pl.col("attention") - pl.col("by distance").fill_nan(0)).alias("above"))
     results.write_table(folder, "heads", table)
-    last = table.filter(pl.col("step") == snapshots[-1]).sort("above", descending=True)
-    best = last.group_by("pattern", maintain_order=True).head(3).drop("step")
+    best = ledger_report.farthest(table, snapshots[-1], 3)
     console.print(tables.rich_table(best, f"heads farthest above their control, before step {snapshots[-1]:,}"))
     per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
-    for name in accounts.PATTERNS:
-        own = table.filter(pl.col("pattern") == name)
-        shown = own.filter(pl.col("step") == snapshots[-1]).sort("above", descending=True)["head"].head(4)
-        parts = {f"head {head}": own.filter(pl.col("head") == head) for head in shown}
-        series = {head: (part["step"].to_torch(), part["above"].to_torch()) for head, part in parts.items()}
-        drawn = plots.lines(series, "attention above control", per_epoch, markers=True)
-        results.write_figure(folder, f"heads_{name}", drawn)
+    for name, drawn in ledger_report.head_figures(table, per_epoch).items():
+        results.write_figure(folder, name, drawn)
     results.finish(folder, "heads", origin)
     return folder
 

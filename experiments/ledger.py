@@ -18,7 +18,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from devinterp_func import accounts, batches, keys, ledger, records, results, tables, training, walks
+from devinterp_func import accounts, batches, keys, ledger, ledger_report, records, results, tables, training, walks
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Settings:
     """The run directory."""
     out: Path | None = None
     """Where the results go; by default beside the run, RUN-results."""
-    probe: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ("loss",)
-    """A number to follow; may be repeated."""
+    probe: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A number to follow; may be repeated. By default the loss."""
     start: int = 0
     """First step."""
     stop: int | None = None
@@ -48,7 +48,8 @@ def main(settings: Settings) -> Path:
     torch.set_num_threads(records.manifest(run)["threads"])  # the same bits need the same threads
     config, recipe, corpus = training.load(run)
     key = keys.Key(settings.seed, ("ledger",))
-    followed = [accounts.parse(form, corpus, config, recipe, key=key, n=settings.texts) for form in settings.probe]
+    forms = settings.probe or ("loss",)
+    followed = [accounts.parse(form, corpus, config, recipe, key=key, n=settings.texts) for form in forms]
     names, data = [probe.name for probe in followed], batches.chunk(corpus.train, recipe.context)
     chosen = [*names, settings.start, settings.nodes, settings.texts, settings.seed]
     stem = f"ledger-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:8]}"  # one folder for each choice
@@ -56,12 +57,15 @@ def main(settings: Settings) -> Path:
     steps = ledger.walk(run, folder / stem, followed, start=start, stop=stop, m=settings.nodes)
     for _ in tables.watched(steps, stop - start, "walking"):
         pass
-    entries = ledger.read(folder / stem)
+    entries, names = accounts.once(ledger.read(folder / stem), names)
     course = accounts.course_frame(entries, names, settings.every)
     results.write_table(folder, f"{stem}_courses", course)
     results.write_table(folder, f"{stem}_texts", texts := accounts.text_frame(entries, names, data, corpus.vocab))
     results.write_table(folder, f"{stem}_tokens", tokens := accounts.token_frame(entries, names, data, corpus.vocab))
+    results.write_table(folder, f"{stem}_excerpts", accounts.excerpt_frame(entries, names, data, corpus.vocab))
+    per_epoch = batches.n_batches(len(data.tokens), recipe.batch_size)
     for i, name in enumerate(names):
+        results.write_figure(folder, f"{stem}_{i}", ledger_report.course_figure(course, name, per_epoch))
         own = pl.col("probe") == name
         missed = float(entries.residual()[:, i].abs().sum() / entries.change()[:, i].abs().sum())
         console.print(
@@ -74,7 +78,7 @@ def main(settings: Settings) -> Path:
         shown = texts.filter(own).select("credit", "steps", "text")
         console.print(tables.rich_table(shown, "most credited texts, of either sign", 20, width=300))
         console.print(tables.rich_table(tokens.filter(own).drop("probe"), "by target token", 30))
-    console.print(f"tables: {folder}/{stem}*", markup=False)
+    console.print(f"tables and figures: {folder}/{stem}*", markup=False)
     return folder
 
 

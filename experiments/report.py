@@ -13,7 +13,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from devinterp_func import attribution, batches, bigram_report, plots, records, report, results, training
+from devinterp_func import attribution, batches, bigram_report, ledger_report, plots, records, report, results, training
 from devinterp_func.drawing import NARROW, WIDE
 from devinterp_func.report import Card, Chip, Excerpt, Section, Word
 
@@ -42,9 +42,10 @@ def main(settings: Settings) -> Path:
     sections = [training_section(run), outliers_section(run, folder), neurons_section(folder), verdicts_section(folder)]
     optional = {"skill": skill_section, "activations": activations_section}  # a report may be wanted before these
     sections += [section(folder) for name, section in optional.items() if (folder / f"{name}.csv").exists()]
+    per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
     if (folder / "bigram_correlations.csv").exists():
-        per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
         sections.append(bigram_report.section(folder, per_epoch=per_epoch))
+    sections += ledger_report.sections(folder, per_epoch)
     what = f"{config.n_layers} layers, {corpus.name}, {records.n_steps(run):,} steps of {recipe.batch_size} data."
     page = report.page("How this model came to be", f"{what} The post: {report_link()}.", sections)
     Console().print(f"the report is {results.write(folder / 'report.html', page.encode())}")

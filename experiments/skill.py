@@ -5,9 +5,10 @@
 The truth comes from ablating MLP neurons (columns of linear1 and linear2) on the validation split, which no ranking has
 seen: a token is flipped if at 5 positions or more it is the prediction before or after, and a tenth of these change.
 Every ranking orders the whole vocabulary; its skill is the mean average precision over neurons, with a bootstrap
-interval.
+interval. After growth.py its amounts take part.
 """
 
+import json
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -55,7 +56,9 @@ class Settings:
 
 def main(settings: Settings) -> Path:
     console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    origin = results.origin(run, settings)
+    marker = folder / "growth.json"
+    made = {"growth": json.loads(marker.read_text())} if marker.exists() else {}
+    origin = results.origin(run, settings) | made
     if results.is_done(folder, "skill", origin):
         console.print(f"skill: done before, in {folder}")
         return folder
@@ -74,6 +77,7 @@ def main(settings: Settings) -> Path:
     shards = tables.watched(records.scan_shards(run), len(records.shards(run)), "what is predicted at the outliers")
     there = attribution.tally(shards, Data(data.tokens, predicted), groups, len(everyone), V + 1).target[:, :V]
     total = attribution.reference(predicted[looked_at].flatten(), V)
+    grown = results.read_arrays(folder, "growth") if made else {}
     arrays, drawn = results.read_arrays(folder, "tally"), looked_at[: settings.seen]
     tested = held_out.tokens[keys.permutation(len(held_out.tokens), key=key)[: settings.data]]
     rows: list[dict[str, object]] = []
@@ -97,13 +101,14 @@ def main(settings: Settings) -> Path:
         with_model = scores.of_record_and_model(
             there[at], read["target"], reference, total, effect, model[scores.MOVED]
         )
+        built = scores.of_growth(grown[unit][chosen], reference) if unit in grown else ()
         ranked = chain(
-            (("record", *pair) for pair in scores.of_record(read, reference)),
+            (("record", *pair) for pair in chain(scores.of_record(read, reference), built)),
             (("record and model", *pair) for pair in with_model),
             (("model", *pair) for pair in model.items()),
             (("chance", *pair) for pair in scores.of_chance(there[at] / (total + scores.SMOOTH), key=key)),
         )
-        for kind, name, score in tables.watched(ranked, 41, f"judging scores for {unit}"):
+        for kind, name, score in tables.watched(ranked, 47 if grown else 41, f"judging scores for {unit}"):
             precision = skill.average_precision(score.float().contiguous(), truth)
             rows += frames.skill_rows(unit, kind, name, precision, group, key=key)
     table = pl.DataFrame(rows)

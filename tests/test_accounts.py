@@ -1,5 +1,6 @@
 """Laws of accounts.py: probes by name are those of the functions, tables add up to the ledger, intervals hold."""
 
+import polars as pl
 import pytest
 import torch
 
@@ -83,6 +84,9 @@ def test_courses_add_up_to_the_change(by_nodes):
         total = sum(own["raised"]) + sum(own["lowered"]) + sum(own["residual"])
         assert total == pytest.approx(float(entries.after[-1, i] - entries.before[0, i]), abs=1e-5)
         assert min(own["raised"]) >= 0 >= max(own["lowered"])
+        assert sum(own["steps"]) == len(entries.step) and own["steps"][-1] == 4
+        assert sum(own["change"]) == pytest.approx(float((entries.after - entries.before)[:, i].abs().sum()))
+        assert all(abs(row["residual"]) <= row["missed"] + 1e-12 for row in own.iter_rows(named=True))
 
 
 def test_texts_and_tokens_have_the_ledgers_totals(by_nodes):
@@ -103,6 +107,38 @@ def test_texts_and_tokens_have_the_ledgers_totals(by_nodes):
         words = VOCAB.decode(DATA.tokens[row["datum"]])
         target = VOCAB.tokens[int(DATA.targets[row["datum"], place])]
         assert f"({words[place]} → {target})" in row["text"]
+
+
+def test_excerpts_are_the_most_credited_texts_position_by_position(by_nodes):
+    entries = by_nodes[3]
+    excerpts = accounts.excerpt_frame(entries, NAMES, DATA, VOCAB, most=3)
+    texts = accounts.text_frame(entries, NAMES, DATA, VOCAB, most=3)
+    whole = excerpts.group_by("probe", "effect", "rank", "datum", "steps", maintain_order=True)
+    totals = whole.agg(pl.col("credit").sum())
+    assert totals["credit"].to_list() == pytest.approx(texts["credit"].to_list())
+    for column in ("probe", "datum", "steps"):
+        assert totals[column].to_list() == texts[column].to_list()
+    assert totals["rank"].to_list() == [1, 2, 3] * 2 * len(NAMES)
+    for effect, sign in (("raised", 1), ("lowered", -1)):
+        assert all(sign * credit > 0 for credit in totals.filter(pl.col("effect") == effect)["credit"])
+    for row in excerpts.head(2 * RECIPE.context).iter_rows(named=True):
+        at = (entries.datum == row["datum"]).nonzero().tolist()
+        credit = sum(float(entries.credit[s, 0, j, row["position"]]) for s, j in at)
+        assert row["credit"] == pytest.approx(credit, abs=1e-12)
+        for column, of in (("token", DATA.tokens), ("target", DATA.targets)):
+            assert row[column] == VOCAB.tokens[int(of[row["datum"], row["position"]])]
+
+
+def test_without_credit_there_are_no_excerpts_but_their_columns(by_nodes):
+    entries = by_nodes[3]._replace(credit=torch.zeros_like(by_nodes[3].credit))
+    frame = accounts.excerpt_frame(entries, NAMES, DATA, VOCAB)
+    assert len(frame) == 0 and dict(frame.schema) == accounts.EXCERPTS
+
+
+def test_a_probe_that_is_named_twice_is_told_once(by_nodes):
+    entries, names = accounts.once(by_nodes[3], ["loss", "loss"])
+    assert names == ["loss"] and torch.equal(entries.credit, by_nodes[3].credit[:, :1])
+    assert torch.equal(entries.before, by_nodes[3].before[:, :1]) and torch.equal(entries.datum, by_nodes[3].datum)
 
 
 def test_balances_are_ratios_within_their_intervals_and_more_nodes_miss_less(by_nodes):

@@ -27,8 +27,16 @@ ANALYSIS: dict[str, set[str]] = {  # takes arrays and Params: beyond the base ea
     "neurons": set(),
     "probes": {"neurons", "per_example"},
     "ledger": {*ROOMS, "probes", "walks"},
+    "growth": {*ROOMS, "neurons", "walks"},
     "heads": {"probes"},
+    "bases": {*ROOMS, "walks"},
     "accounts": {*ROOMS, "neurons", "probes", "ledger"},
+    "phases": {*ROOMS, "bigram_corpus", "ledger", "walks"},
+    "changes": set(),
+    "phase_tables": {*ROOMS, "phases", "changes"},
+    "phase_snapshots": {*ROOMS, "phases", "changes", "phase_tables"},
+    "retrain": {*ROOMS, "probes", "ledger", "walks"},
+    "causes": {*ROOMS, "probes", "retrain"},
     "attribution": {"outliers", "steprecord"},  # the types of what it counts
     "ablation": {"neurons"},
     "margins": {"ablation"},
@@ -47,6 +55,7 @@ FACES = [
     "report",
     "results",
     "bigram_report",
+    "ledger_report",
 ]  # each may import those before it, and all above
 MAY_KNOW = {room: set(ROOMS[:i]) for i, room in enumerate(ROOMS)}
 MAY_KNOW |= {room: BASE | known for room, known in ANALYSIS.items()}

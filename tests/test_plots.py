@@ -43,6 +43,9 @@ def draw_all(names: list[str], width: float = drawing.WIDE) -> dict[str, Callabl
         "outliers": lambda: plots.outliers_over_training(counts, names, 25, width=width),
         "concentration": lambda: plots.concentration({name: torch.arange(40) for name in names}, width=width),
         "lines": lambda: plots.lines(series, "entry", per_epoch=60, width=width),
+        "credits": lambda: plots.credit_bands(
+            steps, noise(15), noise(14).relu(), -noise(14).relu(), names[0], 60, width
+        ),
         "activations": lambda: plots.activation_histograms(values, names[0], width=width),
         "neighbours": lambda: plots.neighbours({i: noise(9) for i in range(5)}, 2, width=width),
         "skill": lambda: plots.skill_bars(names, skill, skill * 0.9, skill * 1.1, names, kinds, width=width),
@@ -54,6 +57,8 @@ def draw_all(names: list[str], width: float = drawing.WIDE) -> dict[str, Callabl
 PLAIN = draw_all(list("abcdef"))
 NEIGHBOURS = {i: noise(9) for i in range(5)}
 PLAIN["neighbours"] = lambda: plots.neighbours(NEIGHBOURS, 2)
+CREDITS = torch.arange(0, 120, 10), noise(12), noise(11).relu(), -noise(11).relu()
+PLAIN["credits"] = lambda: plots.credit_bands(*CREDITS, "a", 60)
 PLAIN["activations"] = lambda: plots.activation_histograms({"a": NEIGHBOURS[0], "b": NEIGHBOURS[1]}, "a")
 figures = pytest.mark.parametrize("draw", PLAIN.values(), ids=PLAIN.keys())
 
@@ -103,6 +108,7 @@ def test_figures_are_small():
     for figure in (
         plots.loss_curve(10 * torch.rand(T), 2928, evaluations, torch.rand(T)),
         plots.concentration({"all": torch.arange(720_000)}),
+        plots.credit_bands(torch.arange(1465) * 10, noise(1465), noise(1464).relu(), -noise(1464).relu(), "loss", 2928),
         plots.flips_scatter(dots, dots / 2, ["a"] * 5000, dots > 0.5),
     ):
         assert len(drawing.svg(figure, "alt")) < 80_000
@@ -151,6 +157,23 @@ def test_concentration_says_how_few_parameters_carry_half(counts):
     while 2 * sum(ordered[:taken]) < sum(ordered):
         taken += 1
     assert shown == ([f"w: half in {taken / len(counts):.2%}"] if sum(counts) else [])
+
+
+@few
+@given(st.integers(1, 700), st.integers(1, 30), st.booleans())
+def test_credit_bands_hold_all_credits_and_their_net(windows, last, wide):
+    edges = torch.cat([torch.arange(windows) * 30, torch.tensor([(windows - 1) * 30 + last])])
+    value, raised, lowered = noise(windows + 1), noise(windows).abs(), -noise(windows).abs()
+    width = drawing.WIDE if wide else drawing.NARROW
+    figure = plots.credit_bands(edges, value, raised, lowered, "probe", width=width)
+    top, bottom = figure.axes
+    assert np.asarray(top.lines[0].get_xydata()).tolist() == torch.stack([edges.double(), value], 1).tolist()
+    bands = [patch.get_data()[:2] for patch in bottom.patches if isinstance(patch, StepPatch)]
+    sums = [float((credit * np.diff(at)).sum()) for credit, at in bands]
+    assert sums == pytest.approx([float(raised.sum()), float(lowered.sum()), float((raised + lowered).sum())])
+    assert all(len(credit) == min(windows, drawing.BINS) for credit, _ in bands)
+    assert all((at[0], at[-1]) == (0, int(edges[-1])) for _, at in bands)
+    assert {"raised it", "net", "lowered it", "steps"} <= set(words(figure))
 
 
 def test_activations_are_counted_with_their_zeros():
