@@ -33,6 +33,10 @@ EXCERPTS = {
     **{"probe": pl.String, "effect": pl.String, "rank": pl.Int64, "datum": pl.Int64, "steps": pl.Int64},
     **{"position": pl.Int64, "token": pl.String, "target": pl.String, "credit": pl.Float64},
 }
+INPUTS = {
+    **{"probe": pl.String, "input": pl.String, "credit": pl.Float64, "gross": pl.Float64},
+    **{"share of gross": pl.Float64, "share of positions": pl.Float64, "positions": pl.Int64},
+}
 PATTERNS = ("previous", "same", "induction", "bracket")
 
 
@@ -192,6 +196,25 @@ def token_frame(entries: Entries, names: Sequence[str], data: Data, vocab: Vocab
             row = {"probe": name, "target": vocab.tokens[v], "credit": float(total[v]), "positions": int(count[v])}
             rows.append(row)
     return pl.DataFrame(rows)
+
+
+def input_frame(entries: Entries, names: Sequence[str], data: Data, vocab: Vocab, most: int = 15) -> pl.DataFrame:
+    """For each probe the input tokens at whose positions it was moved most, either way, beside how often they occur.
+
+    Gross is Σ |credit| over the positions; its share beside the share of positions says where a probe is made.
+    """
+    input, rows = data.tokens[entries.datum.long()].flatten(), []
+    count = torch.bincount(input, minlength=len(vocab))
+    for i, name in enumerate(names):
+        credit = entries.credit[:, i].flatten()
+        net, gross = (
+            torch.zeros(len(vocab), dtype=torch.float64).index_add_(0, input, x) for x in (credit, credit.abs())
+        )
+        for v in gross.argsort(descending=True, stable=True)[: min(most, int((gross > 0).sum()))].tolist():
+            row = {"probe": name, "input": vocab.tokens[v], "credit": float(net[v]), "gross": float(gross[v])}
+            row["share of gross"] = float(gross[v] / gross.sum())
+            rows.append(row | {"share of positions": float(count[v] / count.sum()), "positions": int(count[v])})
+    return pl.DataFrame(rows, INPUTS, orient="row")
 
 
 def _marked(data: Data, id: int, place: int, vocab: Vocab) -> str:

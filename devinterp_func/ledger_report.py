@@ -83,12 +83,11 @@ def credit_sections(folder: Path, per_epoch: int | None = None) -> list[Section]
     whole, parts = [], []
     for path in sorted(folder.glob("ledger-*_courses.csv")):
         stem = path.stem.removesuffix("_courses")
-        tables = [results.read_table(folder, f"{stem}_{what}") for what in ("courses", "excerpts", "tokens")]
+        tables = [results.read_table(folder, f"{stem}_{what}") for what in ("courses", "excerpts", "tokens", "inputs")]
         for row in summary(tables[0]).iter_rows(named=True):
             if row not in whole:  # two ledgers may follow the same probe
                 whole.append(row)
-                courses, texts, tokens = (table.filter(pl.col("probe") == row["probe"]) for table in tables)
-                parts.append(_probe(row, courses, texts, tokens, per_epoch))
+                parts.append(_probe(row, *(t.filter(pl.col("probe") == row["probe"]) for t in tables), per_epoch))
     if not whole:
         return []
     caption = "All probes. Raised and lowered: sums of the positive and of the negative credits of single data."
@@ -127,7 +126,12 @@ def course_figure(courses: pl.DataFrame, probe: str, per_epoch: int | None = Non
 
 
 def _probe(
-    row: dict, courses: pl.DataFrame, texts: pl.DataFrame, tokens: pl.DataFrame, per_epoch: int | None
+    row: dict,
+    courses: pl.DataFrame,
+    texts: pl.DataFrame,
+    tokens: pl.DataFrame,
+    inputs: pl.DataFrame,
+    per_epoch: int | None,
 ) -> Section:
     probe, start, end = row["probe"], row["from step"], row["from step"] + row["steps"]
     facts = {
@@ -138,10 +142,14 @@ def _probe(
         "missed": (f"{row['missed']:.2%}", "of Σ|Δf|"),
     }
     wide, narrow = (course_figure(courses, probe, per_epoch, width) for width in (WIDE, NARROW))
-    caption = "Above, the probe. Below, the credits of each window: data that raised it, and data that lowered it."
-    figure = report.figure(wide, caption, f"{probe} and its credits over training", narrow)
+    below = "Above, the probe. Below, the credits of each window: data that raised it, and data that lowered it."
+    figure = report.figure(wide, below, f"{probe} and its credits over training", narrow)
     lead = f"Steps {start:,} to {end:,}."
-    return Section(f"Credits: {probe}", lead, [report.facts(facts), figure, *_texts(texts, probe), *_tokens(tokens)])
+    caption = "Input tokens at whose positions it was moved most, either way, beside how often they occur."
+    formats = {"share of gross": ".1%", "share of positions": ".1%"}
+    read = report.table(inputs.drop("probe"), caption, formats, fold=8)
+    items = [report.facts(facts), figure, *_texts(texts, probe), *_tokens(tokens), read]
+    return Section(f"Credits: {probe}", lead, items)
 
 
 def _texts(texts: pl.DataFrame, probe: str) -> Iterator[Markup]:

@@ -21,7 +21,7 @@ from devinterp_func.rundir import Run
 from devinterp_func.sealed import RecordError, canonical
 
 WORDS = {"sublayer", "token", "notable tokens", "notable as a whole", "notable targets", "both", "text"}
-WORDS |= {"logits raised", "logits lowered", "most active on", "target", "head", "at steps"}
+WORDS |= {"logits raised", "logits lowered", "most active on", "target", "input", "head", "at steps"}
 """Columns of words, some of which are digits; CSV has no types."""
 
 

@@ -62,6 +62,7 @@ def main(settings: Settings) -> Path:
     results.write_table(folder, f"{stem}_courses", course)
     results.write_table(folder, f"{stem}_texts", texts := accounts.text_frame(entries, names, data, corpus.vocab))
     results.write_table(folder, f"{stem}_tokens", tokens := accounts.token_frame(entries, names, data, corpus.vocab))
+    results.write_table(folder, f"{stem}_inputs", inputs := accounts.input_frame(entries, names, data, corpus.vocab))
     results.write_table(folder, f"{stem}_excerpts", accounts.excerpt_frame(entries, names, data, corpus.vocab))
     per_epoch = batches.n_batches(len(data.tokens), recipe.batch_size)
     for i, name in enumerate(names):
@@ -78,6 +79,7 @@ def main(settings: Settings) -> Path:
         shown = texts.filter(own).select("credit", "steps", "text")
         console.print(tables.rich_table(shown, "most credited texts, of either sign", 20, width=300))
         console.print(tables.rich_table(tokens.filter(own).drop("probe"), "by target token", 30))
+        console.print(tables.rich_table(inputs.filter(own).drop("probe"), "by input token, either way", 10))
     console.print(f"tables and figures: {folder}/{stem}*", markup=False)
     return folder
 

@@ -109,6 +109,22 @@ def test_texts_and_tokens_have_the_ledgers_totals(by_nodes):
         assert f"({words[place]} → {target})" in row["text"]
 
 
+def test_inputs_have_all_of_the_gross_credit_and_the_positions_of_their_token(by_nodes):
+    entries = by_nodes[3]
+    frame = accounts.input_frame(entries, NAMES, DATA, VOCAB, most=10**4)
+    for i, name in enumerate(NAMES):
+        own, credit = frame.filter(pl.col("probe") == name), entries.credit[:, i]
+        assert sum(own["gross"]) == pytest.approx(float(credit.abs().sum()), abs=1e-9)
+        assert sum(own["credit"]) == pytest.approx(float(credit.sum()), abs=1e-9)
+        if own.height:
+            assert sum(own["share of gross"]) == pytest.approx(1) and own["gross"].is_sorted(descending=True)
+        for row in own.head(3).iter_rows(named=True):
+            there = DATA.tokens[entries.datum.long()] == VOCAB.index(row["input"])
+            assert row["gross"] == pytest.approx(float(credit[there].abs().sum()))
+            assert row["positions"] == int(there.sum())
+            assert row["share of positions"] == pytest.approx(float(there.double().mean()))
+
+
 def test_excerpts_are_the_most_credited_texts_position_by_position(by_nodes):
     entries = by_nodes[3]
     excerpts = accounts.excerpt_frame(entries, NAMES, DATA, VOCAB, most=3)

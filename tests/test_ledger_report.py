@@ -17,12 +17,15 @@ def write_ledger(folder, stem="ledger-00aa", probes=("loss", "bigram:c00 null"),
     course |= {"raised": [1.0, 0.5, 0.25], "lowered": [-2.0, -0.75, -0.5], "residual": [0.0, -0.25, 0.125]}
     course |= {"missed": [0.0, 0.25, 0.25], "change": [1.0, 1.0, 0.5]}
     text = {"position": [0, 1, 2], "token": ["null", HOSTILE, "2003"], "target": [HOSTILE, "2003", "1.50"]}
-    frames = {"courses": [pl.DataFrame(course)], "excerpts": [], "tokens": []}
+    frames = {"courses": [pl.DataFrame(course)], "excerpts": [], "tokens": [], "inputs": []}
     for effect, credit in (("raised", [3.0, -1.0, 0.0]), ("lowered", [-8.0, 4.0, 2.0])):
         of = {"effect": effect, "rank": 1, "datum": 7, "steps": 2}
         whole = [pl.lit(value).alias(column) for column, value in of.items()]
         frames["excerpts"].append(pl.DataFrame(text | {"credit": credit}).select(*whole, pl.all()))
     frames["tokens"].append(pl.DataFrame({"target": ["2003", HOSTILE], "credit": [2.0, -4.0], "positions": [4, 2]}))
+    shares = {"share of gross": [0.75, 0.25], "share of positions": [0.5, 0.5], "positions": [3, 3]}
+    inputs = {"input": [HOSTILE, "null"], "credit": [1.0, -1.0], "gross": [3.0, 1.0]}
+    frames["inputs"].append(pl.DataFrame(inputs | shares))
     for what, parts in frames.items():
         own = [part.select(pl.lit(name).alias("probe"), pl.all()) for name in probes for part in parts]
         results.write_table(folder, f"{stem}_{what}", pl.concat(own))
