@@ -87,7 +87,8 @@ def credit_sections(folder: Path, per_epoch: int | None = None) -> list[Section]
         for row in summary(tables[0]).iter_rows(named=True):
             if row not in whole:  # two ledgers may follow the same probe
                 whole.append(row)
-                parts.append(_probe(row, *(t.filter(pl.col("probe") == row["probe"]) for t in tables), per_epoch))
+                own = [table.filter(pl.col("probe") == row["probe"]) for table in tables]
+                parts.append(_probe(row, own, per_epoch))
     if not whole:
         return []
     caption = "All probes. Raised and lowered: sums of the positive and of the negative credits of single data."
@@ -125,14 +126,8 @@ def course_figure(courses: pl.DataFrame, probe: str, per_epoch: int | None = Non
     return plots.credit_bands(edges, value, raised, lowered, probe, per_epoch, width)
 
 
-def _probe(
-    row: dict,
-    courses: pl.DataFrame,
-    texts: pl.DataFrame,
-    tokens: pl.DataFrame,
-    inputs: pl.DataFrame,
-    per_epoch: int | None,
-) -> Section:
+def _probe(row: dict, tables: list[pl.DataFrame], per_epoch: int | None) -> Section:
+    courses, texts, tokens, inputs = tables
     probe, start, end = row["probe"], row["from step"], row["from step"] + row["steps"]
     facts = {
         "at the start": (row["start"], f"before step {start:,}"),
