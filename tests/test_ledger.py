@@ -250,3 +250,12 @@ def test_bad_input_is_named(run, moves, tmp_path):
     short = moves[0]._replace(factors={name: f for name, f in moves[0].factors.items() if name != "decoder.bias"})
     with pytest.raises(ValueError, match=r"no factors of decoder.bias; make it with Recipe\(units="):
         ledger.of_move(short, [LOSS])
+
+
+def test_several_numbers_of_nodes_at_once_are_each_by_itself(moves):
+    found = ledger.by_nodes(moves[4], SMOOTH, (1, 3), start=True)
+    assert list(found) == [1, 3]
+    for m, entries in found.items():
+        for together, alone in zip(entries, ledger.of_move(moves[4], SMOOTH, m, start=True), strict=True):
+            assert torch.equal(together, alone)
+    assert not torch.equal(found[1].credit, found[3].credit)
