@@ -110,6 +110,11 @@ def schedule_length(recipe: Recipe, n_data: int) -> int:
     return whole if recipe.n_steps is None else min(whole, recipe.n_steps)
 
 
+def epoch_length(corpus: Corpus, recipe: Recipe) -> int:
+    """Steps of an epoch."""
+    return batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
+
+
 def units_of(recipe: Recipe) -> Units:
     """The recipe's choice of captured units as a predicate on names."""
     if not recipe.units:

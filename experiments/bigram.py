@@ -67,7 +67,7 @@ def main(settings: Settings) -> Path:
     console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
     torch.set_num_threads(records.manifest(run)["threads"])  # the same bits need the same threads
     config, recipe, corpus = training.load(run)
-    per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
+    per_epoch = training.epoch_length(corpus, recipe)
     found = bigram_corpus.counts(corpus.train, config.vocab_size)
     correlate(settings, folder, found, console)
     if not settings.correlations_only:
@@ -151,7 +151,7 @@ def tabulate(
     data, vocab = batches.chunk(corpus.train, recipe.context), corpus.vocab
     shifts = bigram_walk.read(folder / name)
     stop = int(shifts.step[-1]) + 1
-    spans = bigram_tables.phases(settings.start, stop, batches.n_batches(len(data.tokens), recipe.batch_size))
+    spans = bigram_tables.phases(settings.start, stop, training.epoch_length(corpus, recipe))
     key = keys.Key(settings.seed, ("bigram", "phases"))
     summary = bigram_tables.phase_frame(shifts, spans, found, vocab, key=key)
     results.write_table(folder, f"{name}_largest", bigram_tables.largest_frame(shifts, spans, data, found, vocab))

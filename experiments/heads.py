@@ -57,7 +57,7 @@ def main(settings: Settings) -> Path:
     results.write_table(folder, "heads", table)
     best = ledger_report.farthest(table, snapshots[-1], 3)
     console.print(tables.rich_table(best, f"heads farthest above their control, before step {snapshots[-1]:,}"))
-    per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
+    per_epoch = training.epoch_length(corpus, recipe)
     for name, drawn in ledger_report.head_figures(table, per_epoch).items():
         results.write_figure(folder, name, drawn)
     results.finish(folder, "heads", origin)

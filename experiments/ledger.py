@@ -64,7 +64,7 @@ def main(settings: Settings) -> Path:
     results.write_table(folder, f"{stem}_tokens", tokens := accounts.token_frame(entries, names, data, corpus.vocab))
     results.write_table(folder, f"{stem}_inputs", inputs := accounts.input_frame(entries, names, data, corpus.vocab))
     results.write_table(folder, f"{stem}_excerpts", accounts.excerpt_frame(entries, names, data, corpus.vocab))
-    per_epoch = batches.n_batches(len(data.tokens), recipe.batch_size)
+    per_epoch = training.epoch_length(corpus, recipe)
     for i, name in enumerate(names):
         results.write_figure(folder, f"{stem}_{i}", ledger_report.course_figure(course, name, per_epoch))
         own = pl.col("probe") == name

@@ -17,7 +17,6 @@ import tyro
 from rich.console import Console
 
 from devinterp_func import (
-    batches,
     keys,
     phase_snapshots,
     phase_tables,
@@ -106,7 +105,7 @@ def analyse(
 def draw(folder: Path, windows: pl.DataFrame, seed: tuple[Course, Points], run: Path) -> None:
     """Losses of the classes, and the measures of steps on one scale, with the change points."""
     _, recipe, corpus = training.load(run)
-    per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
+    per_epoch = training.epoch_length(corpus, recipe)
     course, points = seed
     own = windows.filter(pl.col("units") == ALL)
     losses = {name: (own["step"].to_torch(), own[name].to_torch()) for name in LOSSES}

@@ -13,7 +13,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from devinterp_func import attribution, batches, bigram_report, ledger_report, plots, records, report, results, training
+from devinterp_func import attribution, bigram_report, ledger_report, plots, records, report, results, training
 from devinterp_func.drawing import NARROW, WIDE
 from devinterp_func.report import Card, Chip, Excerpt, Section, Word
 
@@ -42,7 +42,7 @@ def main(settings: Settings) -> Path:
     sections = [training_section(run), outliers_section(run, folder), neurons_section(folder), verdicts_section(folder)]
     optional = {"skill": skill_section, "activations": activations_section}  # a report may be wanted before these
     sections += [section(folder) for name, section in optional.items() if (folder / f"{name}.csv").exists()]
-    per_epoch = batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
+    per_epoch = training.epoch_length(corpus, recipe)
     if (folder / "bigram_correlations.csv").exists():
         sections.append(bigram_report.section(folder, per_epoch=per_epoch))
     sections += ledger_report.sections(folder, per_epoch)
@@ -62,8 +62,7 @@ def report_link() -> str:
 def training_section(run: Path) -> Section:
     config, recipe, corpus = training.load(run)
     curve, evaluations = training.curve(run), records.read_evaluations(run)
-    data = batches.chunk(corpus.train, recipe.context)
-    per_epoch = batches.n_batches(len(data.tokens), recipe.batch_size)
+    per_epoch = training.epoch_length(corpus, recipe)
     shapes = training.shapes(run)
     captured = sum(torch.Size(shape).numel() for shape in shapes.values())
     updates = len(curve.loss) * recipe.batch_size
