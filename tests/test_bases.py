@@ -15,7 +15,7 @@ from devinterp_func.transformer import Config
 
 CORPUS = text.planted(key=0, n_tokens=3000)
 CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
-RECIPE = Recipe(context=10, batch_size=6, n_steps=24, k=5, snapshot_every=8)
+RECIPE = Recipe(context=10, batch_size=6, n_steps=16, k=5, snapshot_every=8)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def walked(run):
-    """All pairs of the walk from step 8 to 20, and what was made of them."""
+    """All pairs of the walk from step 8 to 16, and what was made of them."""
     before, after = records.read_params(run, 8), records.read_params(run, 16)
     chosen, names = {}, []
     for unit in training.shapes(run):
@@ -131,5 +131,5 @@ def test_errors_say_what_there_is(run):
     pair = bases.rotated(torch.ones(8, 8), 1, key=0)
     with pytest.raises(ValueError, match="w has no factors of a linear map; the step has those of v"):
         bases.amounts({"w": pair}, {"v": Outer(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8))})
-    with pytest.raises(ValueError, match="24 recorded steps"):
+    with pytest.raises(ValueError, match="16 recorded steps"):
         next(bases.over(run, {}, 3, 30))
