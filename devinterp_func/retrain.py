@@ -114,7 +114,8 @@ def patched(params: Params, ids: Int[Tensor, "m"], window: Window) -> Params:
 
 def of_move(move: Move, probes: Sequence[Probe], m: int, *, start: bool = False) -> Amounts:
     """``ledger.of_move`` by datum, and the norms of the deltas; for ``walks.walk``."""
-    found = ledger.of_move(move, probes, m, start=start)
+    unasked = torch.full((len(probes),), torch.nan)  # the values before the step; each would take a gradient more
+    found = ledger.of_move(move, probes, m, start=start, before=unasked)
     credit, marginal, first = (x.sum(-1) for x in (found.credit, found.marginal, found.start))
     return Amounts(found.step, found.datum, credit, marginal, first, ledger.norms(move.factors).double().cpu())
 
