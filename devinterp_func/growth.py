@@ -2,12 +2,14 @@
 
 In a step a neuron's weights w move by Δ = Σ_jk Δ_jk, the sum over the data j and their token positions k, and
 
-    ‖w + Δ‖² − ‖w‖² = Σ_jk 2 ⟨w, Δ_jk⟩ + ‖Δ‖²
+    ‖w + Δ‖² − ‖w‖² = Σ_jk 2 ⟨w + Δ/2, Δ_jk⟩ = Σ_jk 2 ⟨w, Δ_jk⟩ + ‖Δ‖²
 
-Each of the first terms belongs to a position: to its target token, and to its input token. The last, the remainder, is
-the whole step's and is kept apart. With the factors a, b of a linear map, Δ_jk = b_jk ⊗ a_jk, the terms of column i are
-2 a_jk,i ⟨b_jk, w_i⟩ and those of row o are 2 b_jk,o ⟨a_jk, w_o⟩: one matrix product for all neurons of a unit at once,
-where ``ledger`` takes a probe for each. Units of other factors have no neurons here.
+The terms of the first sum are credits and explain the growth to the last bit. Those of the second are of first order:
+they leave the remainder ‖Δ‖², which at a large learning rate is most of the growth, to no one. Both are kept. A term
+belongs to a position: to its target token, and to its input token. With the factors a, b of a linear map,
+Δ_jk = b_jk ⊗ a_jk, the credits of column i are 2 a_jk,i ⟨b_jk, w_i + Δ_i/2⟩ and those of row o are
+2 b_jk,o ⟨a_jk, w_o + Δ_o/2⟩: one matrix product for all neurons of a unit at once, where ``ledger`` takes a probe for
+each. Units of other factors have no neurons here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,8 +36,9 @@ class Account(NamedTuple):
     """The growth of G neurons over some steps, by token; a row for each token, so that a step adds whole rows."""
 
     neurons: list[Neuron]  # as ``neurons.every`` has them
-    target: Float64[Tensor, "V G"]  # linear terms by the target token of their position
+    target: Float64[Tensor, "V G"]  # credits by the target token of their position
     input: Float64[Tensor, "V G"]  # the same by the input token
+    linear: Float64[Tensor, "V G"]  # first-order terms by target token
     positions: Int64[Tensor, "V"]  # how many had the target token
     remainder: Float64[Tensor, "G"]  # Σ ‖Δ‖² over the steps
     before: Float64[Tensor, "G"]  # squared norm before the first step
@@ -45,13 +48,9 @@ class Account(NamedTuple):
         """What the steps did to each neuron's squared norm."""
         return self.after - self.before
 
-    def linear(self) -> Float64[Tensor, "G"]:
-        """The part of the growth that belongs to tokens."""
-        return self.target.sum(0)
-
     def residual(self) -> Float64[Tensor, "G"]:
-        """What the books leave unexplained: rounding."""
-        return self.growth() - self.linear() - self.remainder
+        """What the credits leave unexplained: rounding."""
+        return self.growth() - self.target.sum(0)
 
     def __repr__(self) -> str:
         size = f"{len(self.neurons):,} neurons by {len(self.target):,} tokens"
@@ -70,20 +69,20 @@ def init(move: Move, axis: Axis, vocab_size: int) -> Account:
     Raises:
         ValueError: an unknown axis, or the step has no factors of a linear map.
     """
-    linear = _linear(move)
-    if not linear:
+    maps = _maps(move)
+    if not maps:
         raise ValueError(
             f"step {move.step} has factors of {', '.join(move.factors) or 'no unit'}; none is a linear map"
         )
-    everyone = neurons.every({unit: per_example.shape(factor) for unit, factor in linear.items()}, axis)
-    norms = _squares({unit: move.before[unit] for unit in linear}, axis)
-    target = norms.new_zeros(vocab_size, len(everyone))
+    everyone = neurons.every({unit: per_example.shape(factor) for unit, factor in maps.items()}, axis)
+    norms = _squares({unit: move.before[unit] for unit in maps}, axis)
+    target, input, linear = (norms.new_zeros(vocab_size, len(everyone)) for _ in range(3))
     counts = torch.zeros(vocab_size, dtype=torch.int64)
-    return Account(everyone, target, target.clone(), counts, torch.zeros_like(norms), norms, norms)
+    return Account(everyone, target, input, linear, counts, torch.zeros_like(norms), norms, norms)
 
 
 def add(account: Account, move: Move, tokens: Int[Tensor, "n C"], targets: Int[Tensor, "n C"]) -> Account:
-    """The account after one more step. Its two large tables are written in place: the old account's are gone.
+    """The account after one more step. Its three large tables are written in place: the old account's are gone.
 
     Args:
         account: up to the step.
@@ -94,12 +93,15 @@ def add(account: Account, move: Move, tokens: Int[Tensor, "n C"], targets: Int[T
         ValueError: the account is of other neurons.
     """
     axis, V = account.neurons[0].axis, len(account.target)
-    terms = of_move(move, axis).double().flatten(0, 1)
-    if terms.shape[1] != len(account.neurons):
-        raise ValueError(f"the account is of {len(account.neurons)} neurons, but step {move.step} has {terms.shape[1]}")
-    account.target.index_add_(0, targets.flatten(), terms)
-    account.input.index_add_(0, tokens.flatten(), terms)
-    after = {unit: move.after[unit].double() for unit in _linear(move)}
+    credit, linear = (x.double().flatten(0, 1) for x in of_move(move, axis))
+    if credit.shape[1] != len(account.neurons):
+        raise ValueError(
+            f"the account is of {len(account.neurons)} neurons, but step {move.step} has {credit.shape[1]}"
+        )
+    account.target.index_add_(0, targets.flatten(), credit)
+    account.input.index_add_(0, tokens.flatten(), credit)
+    account.linear.index_add_(0, targets.flatten(), linear)
+    after = {unit: move.after[unit].double() for unit in _maps(move)}
     moved = {unit: weight - move.before[unit].double() for unit, weight in after.items()}
     return account._replace(
         positions=account.positions + torch.bincount(targets.flatten(), minlength=V),
@@ -108,17 +110,21 @@ def add(account: Account, move: Move, tokens: Int[Tensor, "n C"], targets: Int[T
     )
 
 
-def of_move(move: Move, axis: Axis) -> Float[Tensor, "n C G"]:
-    """The linear terms of a step's growth at every position, neurons of all its linear maps in order."""
-    parts = (positions(move.before[unit], factor, axis) for unit, factor in _linear(move).items())
-    return torch.cat(list(parts), -1)
+def of_move(move: Move, axis: Axis) -> tuple[Float[Tensor, "n C G"], Float[Tensor, "n C G"]]:
+    """Credits and first-order terms of a step's growth at every position, neurons of all its linear maps in order."""
+    credit, linear = [], []
+    for unit, factor in _maps(move).items():
+        before, after = move.before[unit], move.after[unit]
+        credit.append(positions((before + after) / 2, factor, axis))
+        linear.append(positions(before, factor, axis))
+    return torch.cat(credit, -1), torch.cat(linear, -1)
 
 
 def positions(weight: Float[Tensor, "o i"], factor: Outer, axis: Axis) -> Float[Tensor, "n C g"]:
     """2 ⟨w, Δ_jk⟩ for every neuron w of a unit and every position's part of the unit's update.
 
     Args:
-        weight: the unit before the step.
+        weight: the unit: before the step for terms of first order, half way for credits.
         factor: of the data's deltas.
         axis: columns or rows.
 
@@ -136,7 +142,7 @@ def walk(
 
     Args:
         run: the run; only read.
-        axes: columns, rows, or both in one walk; each takes two tables of (V, G) float64.
+        axes: columns, rows, or both in one walk; each takes three tables of (V, G) float64.
         start: first step.
         stop: step to stop before; None for as far as the run is recorded.
 
@@ -160,7 +166,7 @@ def walk(
         yield dict(found)
 
 
-def _linear(move: Move) -> dict[str, Outer]:
+def _maps(move: Move) -> dict[str, Outer]:
     return {unit: factor for unit, factor in move.factors.items() if isinstance(factor, Outer)}
 
 
@@ -239,6 +245,7 @@ def _part(account: Account, start: int, stop: int) -> Account:
         neurons=account.neurons[at],
         target=account.target[:, at],
         input=account.input[:, at],
+        linear=account.linear[:, at],
         remainder=account.remainder[at],
         before=account.before[at],
         after=account.after[at],
@@ -246,10 +253,12 @@ def _part(account: Account, start: int, stop: int) -> Account:
 
 
 def _sums(account: Account) -> dict[str, float]:
-    before, growth = float(account.before.sum()), float(account.growth().sum())
-    linear, remainder = float(account.linear().sum()), float(account.remainder.sum())
-    found = {"before": before, "growth": growth, "linear": linear, "remainder": remainder}
-    return found | {"remainder / |linear|": remainder / max(abs(linear), TINY)}
+    return {
+        "before": float(account.before.sum()),
+        "growth": float(account.growth().sum()),
+        "first order": float(account.linear.sum()),
+        "remainder": float(account.remainder.sum()),
+    }
 
 
 def _words(amount: Float64[Tensor, "V"], sign: int, most: int, vocab: Vocab) -> str:

@@ -42,20 +42,23 @@ def of_record(
             yield f"{reading}, {statistic.replace('_', ' ')}", score(count, reference)
 
 
-def of_growth(growth: Float[Tensor, "G V"], reference: Int[Tensor, "V"]) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
+def of_growth(
+    amounts: Mapping[str, Float[Tensor, "G V"]], reference: Int[Tensor, "V"]
+) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
     """What the tokens did to each neuron's squared norm: built it, or either way; in all, and as often as they occur.
 
     Per √occurrence a token that pulls either way at random is worth the same however frequent it is.
 
     Args:
-        growth: of each target token, of ``growth.Account``.
+        amounts: of each target token, of ``growth.Account``: credits and what there is in first order, by name.
         reference: counts of the training data.
     """
     often = reference + SMOOTH
-    for name, amount in (("growth", growth), ("|growth|", growth.abs())):
-        yield f"{name} by target", amount
-        yield f"{name} by target, per √occurrence", amount / often.sqrt()
-        yield f"{name} by target, per occurrence", amount / often
+    for kind, growth in amounts.items():
+        for name, amount in ((kind, growth), (f"|{kind}|", growth.abs())):
+            yield f"{name} by target", amount
+            yield f"{name} by target, per √occurrence", amount / often.sqrt()
+            yield f"{name} by target, per occurrence", amount / often
 
 
 def of_record_and_model(

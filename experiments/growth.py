@@ -1,11 +1,11 @@
 """Which words built each neuron, and which wore it down? Splits the growth of every neuron's squared norm over tokens.
 
     python experiments/growth.py runs/demo                          # columns, the post's neurons
-    python experiments/growth.py runs/post --axis both              # rows too, in the same walk: 4 GB of memory
+    python experiments/growth.py runs/post --axis both              # rows too, in the same walk: 5 GB of memory
 
-Every step is made again once. What a step adds to a neuron's squared norm is linear in the data, so that each token
-position has its part in it, but for the remainder, the square of the step itself, which is kept apart. Of the columns
-the amounts of all target tokens are kept; skill.py, run after this, judges them among the other rankings.
+Every step is made again once. What it adds to a neuron's squared norm is split over its token positions: as credits,
+which explain it exactly, and in first order, which leaves a remainder to no one. Of the columns the amounts of all
+target tokens are kept; skill.py, run after this, judges them among the other rankings.
 """
 
 from collections import deque
@@ -58,7 +58,9 @@ def main(settings: Settings) -> Path:
         if axis == "in":
             by_unit = growth.by_unit(account).items()
             results.write_arrays(folder, name, {unit: part.target.T.contiguous().float() for unit, part in by_unit})
-        shown = units.select("unit", "before", "growth", "linear", "remainder", "residual")
+            first = {unit: part.linear.T.contiguous().float() for unit, part in by_unit}
+            results.write_arrays(folder, f"{name}_first_order", first)
+        shown = units.select("unit", "before", "growth", "first order", "remainder", "residual")
         console.print(tables.rich_table(shown, f"squared norms of {LINES[axis]}, steps {start:,} to {stop:,}"))
         words = found.select("neuron", "growth", "built by", "worn down by").sort("growth", descending=True)
         shown = pl.concat([words.head(4), words.tail(4)])

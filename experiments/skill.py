@@ -35,6 +35,8 @@ from devinterp_func import (
 )
 from devinterp_func.batches import Data
 
+GROWTH = {"growth": "growth", "first-order growth": "growth_first_order"}  # name -> file of growth.py
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -77,7 +79,7 @@ def main(settings: Settings) -> Path:
     shards = tables.watched(records.scan_shards(run), len(records.shards(run)), "what is predicted at the outliers")
     there = attribution.tally(shards, Data(data.tokens, predicted), groups, len(everyone), V + 1).target[:, :V]
     total = attribution.reference(predicted[looked_at].flatten(), V)
-    grown = results.read_arrays(folder, "growth") if made else {}
+    grown = {name: results.read_arrays(folder, stem) for name, stem in GROWTH.items()} if made else {}
     arrays, drawn = results.read_arrays(folder, "tally"), looked_at[: settings.seen]
     tested = held_out.tokens[keys.permutation(len(held_out.tokens), key=key)[: settings.data]]
     rows: list[dict[str, object]] = []
@@ -101,14 +103,14 @@ def main(settings: Settings) -> Path:
         with_model = scores.of_record_and_model(
             there[at], read["target"], reference, total, effect, model[scores.MOVED]
         )
-        built = scores.of_growth(grown[unit][chosen], reference) if unit in grown else ()
+        grew = {name: amount[unit][chosen] for name, amount in grown.items() if unit in amount}
         ranked = chain(
-            (("record", *pair) for pair in chain(scores.of_record(read, reference), built)),
+            (("record", *pair) for pair in chain(scores.of_record(read, reference), scores.of_growth(grew, reference))),
             (("record and model", *pair) for pair in with_model),
             (("model", *pair) for pair in model.items()),
             (("chance", *pair) for pair in scores.of_chance(there[at] / (total + scores.SMOOTH), key=key)),
         )
-        for kind, name, score in tables.watched(ranked, 47 if grown else 41, f"judging scores for {unit}"):
+        for kind, name, score in tables.watched(ranked, 41 + 6 * len(grew), f"judging scores for {unit}"):
             precision = skill.average_precision(score.float().contiguous(), truth)
             rows += frames.skill_rows(unit, kind, name, precision, group, key=key)
     table = pl.DataFrame(rows)

@@ -86,27 +86,33 @@ def test_a_positions_term_is_half_of_what_lies_between_adding_and_taking_its_out
 @AXES
 def test_every_token_has_the_terms_of_its_own_positions(moves, axis):
     found = account_of(moves, axis)
-    target, input = (torch.zeros(V, len(found.neurons), dtype=torch.float64) for _ in range(2))
+    target, input, linear = (torch.zeros(V, len(found.neurons), dtype=torch.float64) for _ in range(3))
     for move in moves:
-        by_token = per_example.token_gradients(move.factors)
-        terms = torch.cat([(2 * by_token[u] * move.before[u]).sum(2 if axis == "in" else 3) for u in by_token], -1)
+        by_token, own = per_example.token_gradients(move.factors), 2 if axis == "in" else 3
+        middle = {unit: (move.before[unit] + move.after[unit]) / 2 for unit in by_token}
+        credit, start = (
+            torch.cat([(2 * by_token[unit] * params[unit]).sum(own) for unit in by_token], -1)
+            for params in (middle, move.before)
+        )
         for j, id in enumerate(move.datum.tolist()):
             for k in range(RECIPE.context):
-                target[int(DATA.targets[id, k])] += terms[j, k]
-                input[int(DATA.tokens[id, k])] += terms[j, k]
-    torch.testing.assert_close(found.target, target, rtol=1e-9, atol=1e-14)
-    torch.testing.assert_close(found.input, input, rtol=1e-9, atol=1e-14)
+                target[int(DATA.targets[id, k])] += credit[j, k]
+                input[int(DATA.tokens[id, k])] += credit[j, k]
+                linear[int(DATA.targets[id, k])] += start[j, k]
+    for table, expected in ((found.target, target), (found.input, input), (found.linear, linear)):
+        torch.testing.assert_close(table, expected, rtol=1e-9, atol=1e-14)
     seen = torch.cat([DATA.targets[move.datum].flatten() for move in moves])
     assert torch.equal(found.positions, torch.bincount(seen, minlength=V))
 
 
 @AXES
-def test_the_books_balance_and_both_readings_have_one_total(moves, axis):
+def test_the_books_balance_by_credits_and_by_first_order_with_its_remainder(moves, axis):
     found = account_of(moves, axis)
     for sums, params in ((found.before, moves[0].before), (found.after, moves[-1].after)):
         assert torch.equal(sums, torch.cat([squares(params[unit], axis) for unit in moves[0].factors]))
     assert float((found.residual() / found.before).abs().max()) < 1e-12
-    torch.testing.assert_close(found.input.sum(0), found.linear(), rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(found.input.sum(0), found.target.sum(0), rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(found.linear.sum(0) + found.remainder, found.growth(), rtol=1e-9, atol=1e-12)
     expected = sum(
         torch.cat([squares(move.after[unit] - move.before[unit], axis) for unit in move.factors]) for move in moves
     )
@@ -115,15 +121,16 @@ def test_the_books_balance_and_both_readings_have_one_total(moves, axis):
 
 
 @AXES
-def test_the_terms_are_a_ledgers_amounts_at_the_start_of_the_step(moves, axis):
+def test_the_terms_are_a_ledgers_amounts_half_way_and_at_the_start_of_the_step(moves, axis):
     move = moves[5]
     everyone = neurons.every({unit: tuple(move.before[unit].shape) for unit in move.factors}, axis)
-    terms = growth.of_move(move, axis)
-    assert terms.shape == (*move.datum.shape, RECIPE.context, len(everyone))
-    for i in range(0, len(everyone), 17):
-        unit, gradient = everyone[i].unit, probes.squared_norm(everyone[i]).value_and_grad(move.before)[1]
-        amounts = ledger.amounts({unit: gradient[unit]}, {unit: move.factors[unit]})
-        torch.testing.assert_close(terms[..., i], amounts, rtol=1e-9, atol=1e-14)
+    middle = tree.map(lambda a, b: (a + b) / 2, move.before, move.after)
+    for terms, params in zip(growth.of_move(move, axis), (middle, move.before), strict=True):
+        assert terms.shape == (*move.datum.shape, RECIPE.context, len(everyone))
+        for i in range(0, len(everyone), 17):
+            unit, gradient = everyone[i].unit, probes.squared_norm(everyone[i]).value_and_grad(params)[1]
+            amounts = ledger.amounts({unit: gradient[unit]}, {unit: move.factors[unit]})
+            torch.testing.assert_close(terms[..., i], amounts, rtol=1e-9, atol=1e-14)
 
 
 @few
@@ -160,7 +167,7 @@ def test_a_walk_keeps_account_of_a_run(run, whole):
             assert torch.equal(sums, torch.cat([squares(params[unit], axis) for unit in training.shapes(run)]))
         missed = account.residual().abs() / account.target.abs().sum(0)
         assert float(missed.max()) < 1e-4  # the steps are float32
-        torch.testing.assert_close(account.input.sum(0), account.linear(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(account.input.sum(0), account.target.sum(0), rtol=1e-9, atol=1e-12)
         assert int(account.positions.sum()) == 24 * 6 * 10
         assert repr(account).startswith(f"Account of {len(account.neurons):,} neurons by {V} tokens: Σ|growth| ")
 
@@ -169,7 +176,7 @@ def test_windows_add_up_wherever_they_are_cut(run, whole):
     first, rest = (list(growth.walk(run, start=start, stop=stop)) for start, stop in ((0, 13), (13, None)))
     assert len(rest) == 11
     one, other, both = first[-1]["in"], rest[-1]["in"], whole["in"]
-    for a, b, c in zip(one[1:5], other[1:5], both[1:5], strict=True):
+    for a, b, c in zip(one[1:6], other[1:6], both[1:6], strict=True):
         torch.testing.assert_close(a + b, c, rtol=1e-9, atol=1e-12)
     assert torch.equal(one.after, other.before) and torch.equal(other.after, both.after)
 
@@ -206,7 +213,7 @@ def test_tables_say_what_the_account_says(run, whole):
         i = names.index(row["neuron"])
         of_unit = growth.by_unit(account)[account.neurons[i].unit].growth()
         assert float(account.growth()[i]) in (float(of_unit.max()), float(of_unit.min()))
-        assert row["growth"] == pytest.approx(row["linear"] + row["remainder"], abs=1e-5)
+        assert row["growth"] == pytest.approx(row["first order"] + row["remainder"], abs=1e-5)
         amounts = {"": account.target[:, i], ", by input": account.input[:, i]}
         amounts[", per position"] = torch.tensor(
             [a / n if n >= 10 else 0 for a, n in zip(amounts[""].tolist(), account.positions.tolist(), strict=True)]

@@ -73,12 +73,13 @@ def test_a_share_is_of_the_predictions_that_the_outliers_sit_on():
 
 def test_growth_is_ranked_with_and_without_its_sign_by_how_often_a_token_occurs():
     amounts = random_counts(3).double() - 20
-    found = dict(scores.of_growth(amounts, REFERENCE))
-    assert len(found) == 6 and all(score.shape == (3, V) for score in found.values())
+    found = dict(scores.of_growth({"growth": amounts, "first order": amounts / 2}, REFERENCE))
+    assert len(found) == 12 and all(score.shape == (3, V) for score in found.values())
     for g in range(3):
         for v in range(V):
             often, amount = int(REFERENCE[v]) + 60, float(amounts[g, v])
             assert float(found["growth by target"][g, v]) == amount
+            assert float(found["|first order| by target"][g, v]) == abs(amount) / 2
             assert float(found["growth by target, per occurrence"][g, v]) == pytest.approx(amount / often)
             assert float(found["|growth| by target, per √occurrence"][g, v]) == pytest.approx(abs(amount) / often**0.5)
 
