@@ -5,10 +5,13 @@ import torch
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_leaves
 
-from devinterp_func import records
+from devinterp_func import recording, records, text
 from devinterp_func.outliers import Outliers
 from devinterp_func.records import StepRecord
+from devinterp_func.transformer import Config
 
+PLANTED = text.planted(key=0, n_tokens=3000)
+SMALL = Config(len(PLANTED.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
 MANIFEST = {"n_steps": 6, "seed": 0, "config": {"d_model": 8, "dropout": 0.2}}
 
 
@@ -77,6 +80,13 @@ def build_run(run, manifest=MANIFEST, corpus=True, **settings):
     records.write_shard(run, step_records(4, 6, **settings))
     records.write_params(run, 6, weights(6))
     records.write_evaluation(run, 6, {"valid_loss": float("nan")})
+    return run
+
+
+def recorded(run, recipe, corpus=PLANTED, config=SMALL):
+    """A run of a small model, trained and recorded to its end."""
+    for _ in recording.record(run, corpus, config, recipe):
+        pass
     return run
 
 

@@ -6,24 +6,20 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from run_builders import PLANTED as CORPUS
+from run_builders import recorded
 from strategies import few, floats, seeds
 
-from devinterp_func import bases, batches, per_example, recording, records, text, training
+from devinterp_func import bases, batches, per_example, records, training
 from devinterp_func.per_example import Outer
 from devinterp_func.training import Recipe
-from devinterp_func.transformer import Config
 
-CORPUS = text.planted(key=0, n_tokens=3000)
-CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
 RECIPE = Recipe(context=10, batch_size=6, n_steps=16, k=5, snapshot_every=8)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("bases") / "run"
-    for _ in recording.record(path, CORPUS, CONFIG, RECIPE):
-        pass
-    return path
+    return recorded(tmp_path_factory.mktemp("bases") / "run", RECIPE)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from run_builders import PLANTED as CORPUS
+from run_builders import SMALL as CONFIG
+from run_builders import recorded
 
 from devinterp_func import (
     batches,
@@ -15,18 +18,13 @@ from devinterp_func import (
     bigram_tables,
     bigram_walk,
     per_example,
-    recording,
     records,
-    text,
     training,
     walks,
 )
 from devinterp_func.bigram_walk import W_E, W_U
 from devinterp_func.training import Recipe
-from devinterp_func.transformer import Config
 
-CORPUS = text.planted(key=0, n_tokens=3000)
-CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=75, k=5, snapshot_every=20)
 OUTPUT, INPUT = torch.tensor([5, 9, 0]), torch.tensor([3, 9, 17])
 CHOSEN: dict[str, Any] = {"k": 7, "output": OUTPUT, "input": INPUT}
@@ -35,10 +33,7 @@ FOUND = bigram_corpus.counts(CORPUS.train, len(CORPUS.vocab))
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    for _ in recording.record(path, CORPUS, CONFIG, RECIPE):
-        pass
-    return path
+    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from run_builders import recorded
 
-from devinterp_func import activations, attribution, batches, cards, neurons, recording, records, text, training
+from devinterp_func import activations, attribution, batches, cards, neurons, records, text, training
 from devinterp_func.neurons import Neuron
 from devinterp_func.training import Recipe
 from devinterp_func.transformer import Config
@@ -16,9 +17,7 @@ NEURON = Neuron("layers.1.linear2.weight", 3)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs") / "run"
-    for _ in recording.record(run, CORPUS, CONFIG, RECIPE):
-        pass
+    run = recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE, CORPUS, CONFIG)
     data, (everyone, groups) = batches.chunk(CORPUS.train, RECIPE.context), neurons.groups(training.shapes(run))
     tally = attribution.tally(records.scan_shards(run), data, groups, len(everyone), CONFIG.vocab_size)
     return records.read_params(run, 40), data, CONFIG, tally, everyone

@@ -8,6 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import token_parts
+from run_builders import PLANTED as CORPUS
+from run_builders import SMALL as CONFIG
+from run_builders import recorded
 from strategies import factor_arrays, few, seeds
 
 from devinterp_func import (
@@ -18,19 +21,14 @@ from devinterp_func import (
     neurons,
     per_example,
     probes,
-    recording,
     records,
-    text,
     training,
     tree,
 )
 from devinterp_func.per_example import Outer
 from devinterp_func.training import Recipe
-from devinterp_func.transformer import Config
 
-CORPUS = text.planted(key=0, n_tokens=3000)
 V = len(CORPUS.vocab)
-CONFIG = Config(V, d_model=12, n_heads=2, d_hidden=8, n_layers=2)
 RECIPE = Recipe(context=10, batch_size=6, n_steps=24, k=5, snapshot_every=10)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
 AXES = pytest.mark.parametrize("axis", ["in", "out"])
@@ -45,10 +43,7 @@ def moves():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    for _ in recording.record(path, CORPUS, CONFIG, RECIPE):
-        pass
-    return path
+    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE)
 
 
 def account_of(moves, axis, data=DATA):

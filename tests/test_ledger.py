@@ -7,6 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_builders import PLANTED as CORPUS
+from run_builders import SMALL as CONFIG
+from run_builders import recorded
 from scipy.stats import spearmanr
 from strategies import few
 
@@ -15,21 +18,16 @@ from devinterp_func import (
     ledger,
     per_example,
     probes,
-    recording,
     records,
     sgd,
-    text,
     training,
     transformer,
     tree,
 )
 from devinterp_func.neurons import Neuron
 from devinterp_func.training import Recipe
-from devinterp_func.transformer import Config
 
-CORPUS = text.planted(key=0, n_tokens=3000)
-CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
-RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=70, k=5, snapshot_every=20, units=ledger.UNITS)
+RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=30, k=5, snapshot_every=10, units=ledger.UNITS)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
 HELD = batches.chunk(CORPUS.valid, RECIPE.context)
 LOSS = probes.loss(HELD.tokens[:5], HELD.targets[:5], CONFIG)
@@ -214,10 +212,7 @@ def test_known_values_save_a_pass_and_change_nothing(moves):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    for _ in recording.record(path, CORPUS, CONFIG, replace(RECIPE, units=())):
-        pass
-    return path
+    return recorded(tmp_path_factory.mktemp("runs") / "run", replace(RECIPE, units=()))
 
 
 def test_a_walk_is_its_steps_and_goes_on_where_it_stopped(run, tmp_path):
@@ -225,7 +220,7 @@ def test_a_walk_is_its_steps_and_goes_on_where_it_stopped(run, tmp_path):
     list(ledger.walk(run, tmp_path / "ledger", SMOOTH, m=1))
     list(ledger.walk(run, tmp_path / "whole", SMOOTH, m=1))
     found, whole = ledger.read(tmp_path / "ledger"), ledger.read(tmp_path / "whole")
-    assert found.step.tolist() == list(range(70))
+    assert found.step.tolist() == list(range(30))
     for one, other in zip(found, whole, strict=True):
         assert torch.equal(one.nan_to_num(), other.nan_to_num())
     # what a step leaves the next one finds, to float32
@@ -233,7 +228,7 @@ def test_a_walk_is_its_steps_and_goes_on_where_it_stopped(run, tmp_path):
     torch.testing.assert_close(found.change().sum(0), found.after[-1] - found.before[0], rtol=1e-5, atol=1e-5)
     for record in records.scan(run):
         assert found.datum[record.step].tolist() == record.datum.tolist()
-    assert repr(found).startswith("Entries of 70 steps, 4 probes: residual ")
+    assert repr(found).startswith("Entries of 30 steps, 4 probes: residual ")
 
 
 def test_a_ledger_of_other_probes_is_refused(run, tmp_path):

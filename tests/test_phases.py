@@ -9,6 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_builders import PLANTED as CORPUS
+from run_builders import SMALL as CONFIG
+from run_builders import recorded
 from strategies import factor_arrays, factors_of, few
 
 from devinterp_func import (
@@ -18,19 +21,14 @@ from devinterp_func import (
     phase_snapshots,
     phase_tables,
     phases,
-    recording,
     records,
-    text,
     training,
     transformer,
     tree,
     walks,
 )
 from devinterp_func.training import Recipe
-from devinterp_func.transformer import Config
 
-CORPUS = text.planted(key=0, n_tokens=3000)
-CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=70, k=5, snapshot_every=10)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
 TEXTS = phases.texts(CORPUS, RECIPE.context, 30, 10, key=0)
@@ -46,10 +44,7 @@ def moves():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    for _ in recording.record(path, CORPUS, CONFIG, RECIPE):
-        pass
-    return path
+    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_builders import PLANTED as CORPUS
+from run_builders import recorded
 from scipy import stats
 from strategies import few, some
 
@@ -18,7 +20,6 @@ from devinterp_func import (
     ledger,
     per_example,
     probes,
-    recording,
     results,
     retrain,
     text,
@@ -30,7 +31,6 @@ from devinterp_func.retrain import Choice, Window
 from devinterp_func.training import Recipe
 from devinterp_func.transformer import Config
 
-CORPUS = text.planted(key=0, n_tokens=3000)
 CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=1)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=12, k=5, snapshot_every=5)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
@@ -245,10 +245,7 @@ def test_the_cause_is_the_data_with_the_pair():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    for _ in recording.record(path, CORPUS, CONFIG, RECIPE):
-        pass
-    return path
+    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE, config=CONFIG)
 
 
 def test_a_window_of_a_run_ends_in_the_runs_own_weights(run):

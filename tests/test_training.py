@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_builders import recorded
 
 from devinterp_func import batches, keys, per_example, recording, records, sgd, text, training, transformer, tree
 from devinterp_func.training import Recipe
@@ -20,10 +21,7 @@ DATA = batches.chunk(CORPUS.train[:1500], RECIPE.context)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    for _ in recording.record(path, CORPUS, CONFIG, RECIPE):
-        pass
-    return path
+    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE, CORPUS, CONFIG)
 
 
 def test_a_step_is_the_definitions_step():
@@ -91,8 +89,8 @@ def test_steps_go_on_from_any_step_with_the_same_bits(whole, cut):
     middle = {name: tensor.clone() for name, tensor in middle.items()}
     rest = list(training.steps(middle, DATA, CONFIG, RECIPE, start=cut))
     assert len(rest) == len(whole) - cut
-    for (after, made), (expected, recorded) in zip(rest, whole[cut:], strict=True):
-        assert training.same_bits(made, recorded)
+    for (after, made), (expected, kept) in zip(rest, whole[cut:], strict=True):
+        assert training.same_bits(made, kept)
         assert all(torch.equal(after[name], expected[name]) for name in expected)
 
 
