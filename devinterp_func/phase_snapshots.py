@@ -20,6 +20,7 @@ from devinterp_func.tree import Params
 
 WEIGHTS = ("norm", "moved a step")
 SPACINGS = ("even", "log")
+LEAST = 4  # snapshots, for a course to be cut
 
 
 def choose(snapshots: Sequence[int], m: int, spacing: str) -> list[int]:
@@ -31,8 +32,8 @@ def choose(snapshots: Sequence[int], m: int, spacing: str) -> list[int]:
     >>> choose(range(0, 1001, 100), 4, "even"), choose(range(0, 1001, 100), 4, "log")
     ([0, 300, 700, 1000], [0, 100, 300, 1000])
     """
-    if min(m, len(snapshots)) < 4:
-        raise ValueError(f"{m} of {len(snapshots)} snapshots are asked for; phases take at least 4")
+    if min(m, len(snapshots)) < LEAST:
+        raise ValueError(f"{m} of {len(snapshots)} snapshots are asked for; phases take at least {LEAST}")
     at = np.array(snapshots, dtype=np.float64)
     even, log = np.linspace(at[0], at[-1], m), np.r_[at[0], np.geomspace(at[1], at[-1], m - 1)]
     wanted = even if spacing == "even" else log

@@ -68,6 +68,8 @@ def main(settings: Settings) -> Path:
         some = phases.texts(corpus, recipe.context, settings.texts, settings.common, key=key)
         console.print(f"{run}: {some}")
         own, course, points = analyse(settings, run, walked(settings, run, some), some, key)
+        if "answers" not in own:
+            console.print(f"{run}: fewer than {phase_snapshots.LEAST} snapshots of these steps, nothing said of them")
         seeds.append((course, points))
         for name, table in own.items():
             found.setdefault(name, []).append(table.select(pl.lit(run.name).alias("run"), pl.all()))
@@ -94,10 +96,12 @@ def walked(settings: Settings, run: Path, some: Texts) -> phases.Steps:
 def analyse(
     settings: Settings, run: Path, steps: phases.Steps, some: Texts, key: keys.Key
 ) -> tuple[dict[str, pl.DataFrame], Course, Points]:
-    """Tables by name, what was cut, and its change points."""
+    """Tables by name, what was cut, and its change points; nothing of snapshots where there are too few."""
     windows = phase_tables.window_frame(steps, list(training.shapes(run)), settings.window)
     found, course, points = phase_tables.frames(windows, key=key)
     there = [step for step in records.snapshots(run) if settings.start <= step <= int(steps.step[-1]) + 1]
+    if len(there) < phase_snapshots.LEAST:
+        return found, course, points
     chosen = {name: phase_snapshots.choose(there, settings.snapshots, name) for name in phase_snapshots.SPACINGS}
     return found | phase_snapshots.frames(run, chosen, some, windows, points), course, points
 
