@@ -47,6 +47,7 @@ CAPTIONS = {  # what they end with, or else begin with -> caption
     "models": "BIC by the number of segments, and of coefficients of a smooth course; less is better.",
     "coincidence": "Do the change points of single measures coincide?",
     "segments": "Means of each phase.",
+    "makers": "What makes each phase: units and data with most of its Σ‖Δ‖², tokens over-represented in those data.",
     "answers": "What a few snapshots say of the change points.",
     "courses": "How near the courses of a few snapshots come.",
     "seeds": "Do the change points of several seeds agree?",

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from devinterp_func import changes, keys, phases
+from devinterp_func import changes, keyness, keys, phases
 from devinterp_func.changes import Cut, Points
 from devinterp_func.phases import Steps
+from devinterp_func.vocabulary import Vocab
 
 LOSSES = tuple(f"loss, {name}" for name in phases.CLASSES)
 STEPWISE = ("size", "alignment", "coherence", "effective data", "top 1 % of data")
@@ -140,6 +142,46 @@ def segment_frame(windows: pl.DataFrame, cut: Cut) -> pl.DataFrame:
     for phase, (a, b) in enumerate(zip(borders[:-1], borders[1:], strict=True), 1):
         means = own[a:b].select(pl.exclude("step").mean()).row(0, named=True)
         rows.append({"phase": phase, "from": int(first[a]), "to": int(first[b - 1]) + width, **means})
+    return pl.DataFrame(rows)
+
+
+def maker_frame(
+    steps: Steps,
+    datum: Int[Tensor, "S n"],
+    segments: pl.DataFrame,
+    units: Sequence[str],
+    tokens: Int[Tensor, "N C"],
+    vocab: Vocab,
+    most: int = 8,
+) -> pl.DataFrame:
+    """What makes each phase: the units and the data with most of its Σ_j ‖Δ_j‖², and what these data have in common.
+
+    The tokens are those over-represented in the top 1 % of its data against all its data, by ``keyness.log_odds``.
+
+    Args:
+        steps: of a walk.
+        datum: the ids of their data.
+        segments: of ``segment_frame``.
+        units: the captured units.
+        tokens: of all training data.
+        vocab: the vocabulary.
+        most: so many tokens at most, and half as many units.
+    """
+    rows, start, V = [], int(steps.step[0]), len(vocab)
+    for phase, first, stop in segments.select("phase", "from", "to").iter_rows():
+        at = slice(first - start, stop - start)
+        square, ids = steps.square[at].double(), datum[at].flatten()
+        unit, own = square.sum((0, 2)) / square.sum(), square.sum(1).flatten() / square.sum()
+        top = own.topk(max(1, round(phases.TOP * len(own))))
+        counts, reference = (torch.bincount(tokens[x].flatten(), minlength=V) for x in (ids[top.indices], ids))
+        score = keyness.log_odds(counts, reference)
+        typical = [v for v in score.topk(min(most, V)).indices.tolist() if score[v] > 0]
+        row = {"phase": phase, "from": first, "to": stop, "share of the top 1 %": float(top.values.sum())}
+        row["units"] = ", ".join(
+            f"{units[u]} {unit[u]:.2f}" for u in unit.argsort(descending=True)[: most // 2].tolist()
+        )
+        row["over-represented"] = " ".join(vocab.decode(typical))
+        rows.append(row | {"largest": " ".join(vocab.decode(tokens[ids[top.indices[0]]]))})
     return pl.DataFrame(rows)
 
 

@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 
 from devinterp_func import (
+    batches,
     keys,
     phase_snapshots,
     phase_tables,
@@ -97,9 +98,14 @@ def analyse(
     settings: Settings, run: Path, steps: phases.Steps, some: Texts, key: keys.Key
 ) -> tuple[dict[str, pl.DataFrame], Course, Points]:
     """Tables by name, what was cut, and its change points; nothing of snapshots where there are too few."""
-    windows = phase_tables.window_frame(steps, list(training.shapes(run)), settings.window)
+    units, stop = list(training.shapes(run)), int(steps.step[-1]) + 1
+    windows = phase_tables.window_frame(steps, units, settings.window)
     found, course, points = phase_tables.frames(windows, key=key)
-    there = [step for step in records.snapshots(run) if settings.start <= step <= int(steps.step[-1]) + 1]
+    _, recipe, corpus = training.load(run)
+    tokens = batches.chunk(corpus.train, recipe.context).tokens
+    datum = torch.stack([made.datum for made in records.scan(run, settings.start, stop)])
+    found["makers"] = phase_tables.maker_frame(steps, datum, found["segments"], units, tokens, corpus.vocab)
+    there = [step for step in records.snapshots(run) if settings.start <= step <= stop]
     if len(there) < phase_snapshots.LEAST:
         return found, course, points
     chosen = {name: phase_snapshots.choose(there, settings.snapshots, name) for name in phase_snapshots.SPACINGS}

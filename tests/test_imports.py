@@ -33,7 +33,7 @@ ANALYSIS: dict[str, set[str]] = {  # takes arrays and Params: beyond the base ea
     "accounts": {*ROOMS, "neurons", "probes", "ledger"},
     "phases": {*ROOMS, "bigram_corpus", "ledger", "walks"},
     "changes": set(),
-    "phase_tables": {*ROOMS, "phases", "changes"},
+    "phase_tables": {*ROOMS, "keyness", "phases", "changes"},
     "phase_snapshots": {*ROOMS, "phases", "changes", "phase_tables"},
     "retrain": {*ROOMS, "probes", "ledger", "walks"},
     "causes": {*ROOMS, "probes", "retrain"},

@@ -240,6 +240,27 @@ def test_phases_have_the_means_of_their_windows(run, walked):
     assert course.names == [*phase_tables.LOSSES, *phase_tables.STEPWISE] and len(course.step) == 14
 
 
+def test_makers_are_the_data_and_units_that_move_a_phase_most(run, walked):
+    units, datum = list(training.shapes(run)), torch.stack([made.datum for made in records.scan(run)])
+    segments = pl.DataFrame({"phase": [1, 2], "from": [20, 45], "to": [45, 70]})
+    late = phases.Steps(*(x[20:] for x in walked))
+    found = phase_tables.maker_frame(late, datum[20:], segments, units, DATA.tokens, CORPUS.vocab, most=4)
+    for row, (first, stop) in zip(found.iter_rows(named=True), ((20, 45), (45, 70)), strict=True):
+        square, ids = walked.square[first:stop].double(), datum[first:stop].flatten().tolist()
+        by_unit = {unit: float(square[:, i].sum() / square.sum()) for i, unit in enumerate(units)}
+        ranked = sorted(by_unit, key=by_unit.__getitem__, reverse=True)[:2]
+        assert row["units"] == ", ".join(f"{unit} {by_unit[unit]:.2f}" for unit in ranked)
+        own = square.sum(1).flatten().tolist()
+        a, b = sorted(range(len(own)), key=own.__getitem__, reverse=True)[:2]  # 1 % of 150 data
+        assert row["share of the top 1 %"] == pytest.approx((own[a] + own[b]) / sum(own))
+        assert row["largest"].split() == CORPUS.vocab.decode(DATA.tokens[ids[a]])
+        top = DATA.tokens[[ids[a], ids[b]]].flatten().tolist()
+        everything = DATA.tokens[ids].flatten().tolist()
+        said = CORPUS.vocab.encode(row["over-represented"].split()).tolist()
+        assert said and len(said) <= 4
+        assert all(top.count(v) / len(top) > everything.count(v) / len(everything) for v in said)
+
+
 def test_snapshots_alone_tell_losses_norms_and_ways(run, walked):
     chosen = phase_snapshots.choose(records.snapshots(run), 8, "even")
     assert chosen == list(range(0, 71, 10))
