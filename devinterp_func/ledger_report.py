@@ -249,7 +249,7 @@ def other_sections(folder: Path, per_epoch: int | None = None) -> list[Section]:
     """A section for each of ``OTHERS`` that has tables."""
     found = []
     for start, (title, lead) in OTHERS.items():
-        items = [_phases(folder, per_epoch)] if (folder / f"{start}_windows.csv").exists() else []
+        items = _phases(folder, per_epoch) if (folder / f"{start}_windows.csv").exists() else []
         for path in sorted(folder.glob(f"{start}*.csv")):
             last = path.stem.rpartition("_")[2]
             if last not in RAW:
@@ -267,14 +267,20 @@ def _fitted(table: pl.DataFrame) -> pl.DataFrame:
     return table.select(first, split, pl.exclude(first, *lists, MORE))
 
 
-def _phases(folder: Path, per_epoch: int | None) -> Markup:
-    """Losses of the classes of positions, with the change points of all measures together."""
+def _phases(folder: Path, per_epoch: int | None) -> list[Markup]:
+    """Losses of the classes of positions and how many data make the steps, with the change points of all measures."""
     windows, points = (results.read_table(folder, f"phases_{what}") for what in ("windows", "changes"))
     run = pl.col("run") == windows["run"][0]
     own = windows.filter(run & (pl.col("units") == phase_tables.ALL))
-    series = {name: (own["step"].to_torch(), own[name].to_torch()) for name in phase_tables.LOSSES}
     [at] = points.filter(run & (pl.col("series") == phase_tables.ALL))["at steps"]
     marks = [float(step) for step in (at or "").split(", ") if step]
-    wide, narrow = (plots.lines(series, "loss, nats", per_epoch, False, width, marks) for width in (WIDE, NARROW))
-    caption = "Losses of classes of positions; dotted, the change points of all measures together."
-    return report.figure(wide, caption, "Losses of classes of positions over training", narrow)
+    found = []
+    for names, label, caption in (
+        (phase_tables.LOSSES, "loss, nats", "Losses of classes of positions"),
+        (("effective data",), "share of all data", "Effective number of data of a window's steps"),
+    ):
+        series = {name: (own["step"].to_torch(), own[name].to_torch()) for name in names}
+        wide, narrow = (plots.lines(series, label, per_epoch, False, width, marks) for width in (WIDE, NARROW))
+        said = f"{caption}; dotted, the change points of all measures together."
+        found.append(report.figure(wide, said, f"{caption} over training", narrow))
+    return found

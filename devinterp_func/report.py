@@ -125,7 +125,8 @@ def table(
     Args:
         frame: its column names are the header.
         caption: above it; ``prose``.
-        formats: column -> format; a column without one gets as many decimals as its largest value needs.
+        formats: column -> format; a column without one gets as many decimals as its largest value needs, and more
+            where its least would read 0.
         tips: column -> what it means, shown at the header and listed below.
         controls: columns set apart as controls.
         bars: columns of values in [0, 1] with a bar behind each.
@@ -298,7 +299,7 @@ def _writer(series: pl.Series) -> Callable[[Any], str]:
     sizes = [abs(v) for v in series.to_list() if v is not None and math.isfinite(v) and v != 0]
     if not sizes or max(sizes) > 1e4 * min(sizes) or not 1e-4 <= max(sizes) < 1e7:
         return _number
-    decimals = _decimals(max(sizes))
+    decimals = max(_decimals(max(sizes)), _decimals(min(sizes)) - 2)  # three digits of the largest, one of the least
     return lambda v: f"{v:,.{decimals}f}".replace("-", "−") if math.isfinite(v) else _number(v)
 
 
