@@ -150,17 +150,18 @@ def band(axes: Axes, values: Float[Tensor, "T"], colour: str) -> float:
     return means[-1]
 
 
-def epochs(panels: Sequence[Axes], steps: int, per_epoch: int) -> None:
-    """Thin lines where epochs end, and their numbers on top where there is room."""
-    borders = [*range(0, steps, per_epoch), steps]
+def epochs(panels: Sequence[Axes], start: int, stop: int, per_epoch: int) -> None:
+    """Thin lines where epochs end between two steps, and their numbers on top where there is room."""
+    first = start // per_epoch + 1
+    borders = [start, *range(first * per_epoch, stop, per_epoch), stop] if start < stop else [start]
     for axes in panels:
         axes.xaxis.set_major_formatter(FuncFormatter(thousands))
         for border in borders[1:-1] if len(borders) <= 50 else ():
             axes.axvline(border, color=RULE, linewidth=0.6, zorder=0)
     top: Any = dict(textcoords="offset points", color=MUTED, fontsize=8, xycoords=panels[0].get_xaxis_transform())
     if 1 < len(borders) <= 11:
-        for epoch, (start, stop) in enumerate(pairwise(borders), start=1):
-            panels[0].annotate(str(epoch), ((start + stop) / 2, 1), (0, 4), ha="center", **top)
+        for epoch, (a, b) in enumerate(pairwise(borders), start=first):
+            panels[0].annotate(str(epoch), ((a + b) / 2, 1), (0, 4), ha="center", **top)
         panels[0].annotate("epoch", (0, 1), (-4, 4), ha="right", **top | {"xycoords": "axes fraction"})
 
 

@@ -67,7 +67,7 @@ def loss_curve(
         if clip is not None:
             drawing.band(panels[1], clip, GREEN)
             panels[1].set(ylabel="clip", ylim=(0, 1.05), yticks=[0, 0.5, 1])
-        drawing.epochs(panels, len(loss), per_epoch)
+        drawing.epochs(panels, 0, len(loss), per_epoch)
         panels[-1].xaxis.set_major_locator(drawing.ticks(7 if width >= 5 else 3))
         panels[-1].set_xlabel("steps")
     return figure
@@ -172,8 +172,8 @@ def lines(
         axes.xaxis.set_major_locator(drawing.ticks(7 if width >= 5 else 3))
         axes.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
         if per_epoch:
-            last = max((int(steps[-1]) for steps, _ in series.values() if len(steps)), default=0)
-            drawing.epochs([axes], last, per_epoch)
+            ends_at = [int(steps[i]) for steps, _ in series.values() if len(steps) for i in (0, -1)] or [0]
+            drawing.epochs([axes], min(ends_at), max(ends_at), per_epoch)
         drawing.label_ends(axes, ends, width)
     return figure
 
@@ -217,7 +217,7 @@ def credit_bands(
         bottom.xaxis.set_major_locator(drawing.ticks(7 if width >= 5 else 3))
         bottom.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
         if per_epoch:
-            drawing.epochs([top, bottom], int(at[-1]), per_epoch)
+            drawing.epochs([top, bottom], int(at[0]), int(at[-1]), per_epoch)
         last = f"{value[-1]:.3g}".replace("-", "−")
         drawing.label_ends(top, {f"{name} {last}": (float(value[-1]), INK)}, width)
         ends = {"raised it": (0.7 * high, BLUE), "net": (float(up[-1] + down[-1]), INK)}

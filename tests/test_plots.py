@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from xml.etree import ElementTree
 
@@ -115,6 +116,20 @@ def test_figures_are_small():
 
 
 # ---- what they show
+
+
+@pytest.mark.parametrize(("start", "seen"), [(0, {"1", "2"}), (130, {"3", "4"}), (100, {"2", "3"})])
+def test_epochs_are_those_of_the_steps_shown(start, seen):
+    edges, credit = start + torch.arange(0, 80, 10), noise(7).abs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a mark far outside would leave no room for the axes
+        figures = [
+            plots.credit_bands(edges, noise(8), credit, -credit, "probe", 60),
+            plots.lines({"probe": (edges, noise(8))}, "value", 60),
+        ]
+    for figure in figures:
+        numbers = {text.get_text() for text in figure.axes[0].texts} & {"0", "1", "2", "3", "4"}
+        assert numbers == seen
 
 
 @few
