@@ -115,6 +115,16 @@ def epoch_length(corpus: Corpus, recipe: Recipe) -> int:
     return batches.n_batches((len(corpus.train) - 1) // recipe.context, recipe.batch_size)
 
 
+def order(recipe: Recipe, n_data: int, start: int, stop: int) -> Iterator[tuple[int, int, int, Int[Tensor, "n"]]]:
+    """Each step from start on, its epoch, its batch in the epoch, and the ids of the batch's data."""
+    per_epoch = batches.n_batches(n_data, recipe.batch_size)
+    for step in range(start, stop):
+        epoch, batch = divmod(step, per_epoch)
+        if step == start or batch == 0:
+            ids = batches.schedule(n_data, recipe.batch_size, epoch=epoch, key=keys.Key(recipe.seed))
+        yield step, epoch, batch, ids[batch]
+
+
 def units_of(recipe: Recipe) -> Units:
     """The recipe's choice of captured units as a predicate on names."""
     if not recipe.units:
@@ -164,17 +174,13 @@ def moves(
     """
     params = transformer.in_order(params, config)
     units, device = units_of(recipe), params["decoder.weight"].device
-    per_epoch = batches.n_batches(len(data.tokens), recipe.batch_size)
     buffer = params["decoder.bias"].new_empty(config.vocab_size, recipe.batch_size * recipe.context)
     stop = schedule_length(recipe, len(data.tokens)) if stop is None else stop
     if removed is not None and removed.shape != (stop - start, recipe.batch_size):
         wanted = (stop - start, recipe.batch_size)
         raise ValueError(f"removed is {tuple(removed.shape)}; of steps {start} to {stop} it must be {wanted}")
-    for step in range(start, stop):
-        epoch, batch = divmod(step, per_epoch)
-        if step == start or batch == 0:
-            order = batches.schedule(len(data.tokens), recipe.batch_size, epoch=epoch, key=keys.Key(recipe.seed))
-        datum = order[batch] if removed is None else order[batch][~removed[step - start]]
+    for step, epoch, batch, ids in order(recipe, len(data.tokens), start, stop):
+        datum = ids if removed is None else ids[~removed[step - start]]
         if not len(datum):
             continue
         masks = masks_of(config, recipe, epoch, datum)

@@ -103,7 +103,7 @@ def analyse(
     found, course, points = phase_tables.frames(windows, key=key)
     _, recipe, corpus = training.load(run)
     tokens = batches.chunk(corpus.train, recipe.context).tokens
-    datum = torch.stack([made.datum for made in records.scan(run, settings.start, stop)])
+    datum = torch.stack([ids for *_, ids in training.order(recipe, len(tokens), settings.start, stop)])
     found["makers"] = phase_tables.maker_frame(steps, datum, found["segments"], units, tokens, corpus.vocab)
     there = [step for step in records.snapshots(run) if settings.start <= step <= stop]
     if len(there) < phase_snapshots.LEAST:

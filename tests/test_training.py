@@ -42,6 +42,15 @@ def test_a_step_is_the_definitions_step():
         torch.testing.assert_close(per_example.form(factor), deltas[name], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("start", [0, 7, 20])
+def test_the_order_is_that_of_the_recorded_steps(run, start):
+    n_data = len(batches.chunk(CORPUS.train, RECIPE.context).tokens)
+    made = list(training.order(RECIPE, n_data, start, 25))
+    for (step, epoch, batch, ids), record in zip(made, records.scan(run, start, 25), strict=True):
+        assert (step, epoch, batch) == (record.step, record.epoch, record.batch)
+        assert torch.equal(ids, record.datum)
+
+
 def test_a_model_without_dropout_trains_and_replays(tmp_path):
     config = replace(CONFIG, dropout=0.0)
     for _ in recording.record(tmp_path / "run", CORPUS, config, replace(RECIPE, n_steps=3)):
