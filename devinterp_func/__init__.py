@@ -6,48 +6,25 @@ Rooms are imported when first used (PEP 562), so that ``import devinterp_func as
 from importlib import import_module
 from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
-    "ablation",
-    "accounts",
-    "activations",
-    "attribution",
     "batches",
     "bigram",
-    "bigram_corpus",
-    "bigram_walk",
-    "cards",
-    "causes",
-    "changes",
-    "frames",
-    "growth",
-    "heads",
-    "keyness",
+    "checks",
+    "credit",
     "keys",
-    "ledger",
+    "models",
     "neurons",
-    "outliers",
+    "optim",
     "per_example",
-    "phases",
-    "plots",
-    "probes",
-    "recording",
     "records",
-    "report",
-    "results",
-    "retrain",
-    "scores",
-    "sgd",
-    "skill",
-    "sweeps",
-    "tables",
+    "show",
+    "stats",
     "text",
     "training",
-    "transformer",
     "tree",
-    "verdicts",
-    "walks",
+    "units",
 ]
 
 

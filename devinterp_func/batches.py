@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Int64
 from torch import Tensor
 
-from devinterp_func import keys
+from devinterp_func import checks, keys
 
 
 class Data(NamedTuple):
@@ -29,16 +29,17 @@ def chunk(stream: Int64[Tensor, "L"], context: int) -> Data:
         Data that share the stream's memory.
 
     Raises:
-        ValueError: context below 1, or a stream shorter than one datum and the token after it.
+        ValueError: context below 1, a negative id, or a stream shorter than one datum and the token after it.
 
     >>> import torch
     >>> chunk(torch.arange(8), 3).targets
     tensor([[1, 2, 3],
             [4, 5, 6]])
     """
-    if context < 1:
-        raise ValueError(f"context is {context}; it must be at least 1")
+    context = checks.integer("context", context)
     n = (len(stream) - 1) // context
+    if len(stream) and int(stream.min()) < 0:
+        raise ValueError(f"the stream holds the id {int(stream.min())}; ids are at least 0, and nothing is padded")
     if n < 1:
         raise ValueError(f"a stream of {len(stream)} tokens is too short for context {context}; it takes {context + 1}")
     return Data(stream[: n * context].view(n, context), stream[1 : n * context + 1].view(n, context))

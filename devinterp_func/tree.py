@@ -4,7 +4,7 @@ A dict of tensors is a pytree to ``torch.func``, it is what safetensors stores, 
 ``dict(module.named_parameters())`` gives, so every function here also takes somebody else's model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,10 +55,31 @@ def norm(tree: Tree) -> Float[Tensor, ""]:
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(leaf) for leaf in leaves(tree)]))
 
 
-def per_example_norm(tree: Tree) -> Float[Tensor, "n"]:
-    """Euclidean norm of each example, over all entries of all leaves; every leaf has a leading n."""
-    norms = [torch.linalg.vector_norm(leaf.reshape(len(leaf), -1), dim=1) for leaf in leaves(tree)]
-    return torch.stack(norms).norm(dim=0)
+def flat(tree: Tree) -> Params:
+    """The leaves by dotted name: what a nested tree is called among flat ones.
+
+    >>> list(flat({"layer": {"w": torch.ones(2), "b": torch.ones(2)}, "scale": torch.ones(())}))
+    ['layer.w', 'layer.b', 'scale']
+    """
+    return dict(_named(tree, ""))
+
+
+def _named(tree: Tree, name: str) -> Iterator[tuple[str, Any]]:
+    fields = None if isinstance(tree, Tensor) else _fields(tree)
+    if fields is None:
+        yield name, tree
+        return
+    for key, part in fields.items():
+        yield from _named(part, f"{name}.{key}" if name else str(key))
+
+
+def stack(items: Sequence[Tree]) -> Tree:
+    """Trees of the same structure as one, each leaf stacked along a new first axis.
+
+    >>> stack([{"w": torch.tensor(1.0)}, {"w": torch.tensor(2.0)}])
+    {'w': tensor([1., 2.])}
+    """
+    return map(lambda *leaves: torch.stack(leaves), *items)
 
 
 def describe(tree: Tree, indent: str = "") -> str:

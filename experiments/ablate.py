@@ -1,38 +1,28 @@
-"""Switch neurons off and see whether just the tokens flip that the training data behind them stood out by.
+"""Ablate neurons and see whether just the tokens flip that the training data behind them stood out by.
 
-    python experiments/ablate.py runs/demo                                        # the neurons that attribute.py chose
-    python experiments/ablate.py runs/demo --neuron layers.1.linear2.weight:13    # one by name
+    python experiments/ablate.py runs/demo --data 200                   # the neurons that attribute.py chose
+    python experiments/ablate.py runs/demo --data 200 --neuron layers.1.linear2.weight:13    # one by name, beside those
+    python experiments/ablate.py runs/demo --data 200 --neuron layers.1.linear2.weight:13 --ablation mean
 
 Every table has its controls beside it: the same neuron on random data, and random neurons of its unit on the same data.
+A neuron asked for by name is added to what is there; verdicts are then judged anew over all. With --ablation mean or
+resample the activation becomes its mean over random data, or that on another datum; these have tables of their own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import polars as pl
+import stage
 import torch
 import tyro
-from rich.console import Console
 
-from devinterp_func import (
-    ablation,
-    attribution,
-    batches,
-    cards,
-    frames,
-    keys,
-    neurons,
-    records,
-    results,
-    tables,
-    training,
-    verdicts,
-)
-from devinterp_func.neurons import Neuron
-from devinterp_func.text import Vocab
-from devinterp_func.transformer import Config
-from devinterp_func.tree import Params
+from devinterp_func import keys, neurons, stats, units
+from devinterp_func.checks import integer
+from devinterp_func.neurons import Ablation, Neuron, Tally
+from devinterp_func.show import tables, terminal
 
 
 @dataclass(frozen=True)
@@ -43,6 +33,8 @@ class Settings:
     """Where the results are, and go; by default beside the run, RUN-results."""
     neuron: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Neurons such as layers.2.linear2.weight:96 (a column) or ...:96:out (a row); by default those chosen before."""
+    ablation: neurons.Kind = "zero"
+    """zero: the weights become 0, as in the post; mean, resample: the activation becomes another."""
     data: int = 2000
     """At most so many attributed data, drawn at random, and as many random data (the post's 2,000)."""
     others: int = 5
@@ -54,77 +46,74 @@ class Settings:
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    origin = results.origin(run, settings)
-    if results.is_done(folder, "ablate", origin):
-        console.print(f"ablation: already in {folder}")
-        return folder
-    config, recipe, corpus = training.load(run)
-    data, shapes = batches.chunk(corpus.train, recipe.context), training.shapes(run)
-    params = records.read_params(run, max(records.snapshots(run)))
-    found = results.read_table(folder, "neurons")
-    chosen = [neurons.require(shapes, neurons.parse(name)) for name in settings.neuron] or [
-        neurons.parse(name) for name in found.filter(pl.col("chosen"))["neuron"]
-    ]
-    place = {name: i for i, name in enumerate(found["neuron"])}
-    events = results.read_arrays(folder, "tally")["events"]
+    for name, least in {"data": 1, "others": 1, "excerpts": 0}.items():
+        integer(f"--{name}", getattr(settings, name), least)
+    suffix = "" if settings.ablation == "zero" else f"-{settings.ablation}"
+    work = stage.start(f"ablate{suffix}", settings, after=("attribute",))
+    tally, _ = tables.read_tally(work.folder)
+    listed = work.read("neurons", tables.NEURONS)
+    chosen = choose(settings.neuron, tally, listed.filter(pl.col("chosen"))["neuron"])
+    if work.done:
+        return work.folder
+    data, config, params = work.run.data, work.run.config, work.run.params()
+    notable = dict(zip(map(neurons.parse, listed["neuron"]), listed["notable tokens"].to_list(), strict=True))
     key = keys.Key(settings.seed, ("ablate",))
     random = data.tokens[keys.permutation(len(data.tokens), key=key)[: settings.data]]
+    ablation = Ablation(settings.ablation, random, keys.fold_in(key, settings.ablation))
+    events = {neuron: tally.events[:, tally.row(neuron)] for neuron in chosen}
     drawn = {
-        neuron: verdicts.sample(events[:, place[str(neuron)]], settings.data, key=keys.fold_in(key, str(neuron)))
+        neuron: neurons.sample_attributed(events[neuron], settings.data, key=keys.fold_in(key, str(neuron)))
         for neuron in chosen
     }
-    if silent := [str(neuron) for neuron in chosen if not len(drawn[neuron])]:
-        raise ValueError(f"no data are attributed to {', '.join(silent)}: none of its weights was ever an outlier")
-    alike: dict[tuple[str, str, int], list[Neuron]] = {}  # neurons of a unit that go through the same random data
+    sizes = {neuron: len(ids) for neuron, ids in drawn.items()}
+    controls = neurons.on_random_data(params, random, config, sizes, ablation)
+    elsewhere = dict(terminal.watched(controls, len(chosen), "on random data"))
+    trials, quoted, views, top = [], {}, {}, {}
+    for neuron in terminal.watched(chosen, len(chosen), "ablating neurons"):
+        ids, tokens = torch.tensor(notable[neuron], dtype=torch.int64), data.tokens[drawn[neuron]]
+        n_neurons = neurons.width(work.run.shapes[neuron.unit], neuron.axis)
+        others = neurons.other_neurons(neuron, n_neurons, settings.others, key=key)
+        trials.append(neurons.try_neuron(params, tokens, config, neuron, ids, others, elsewhere[neuron], ablation))
+        views[neuron] = neurons.view(params, random[:500], config, neuron, 6)
+        top[neuron] = int(events[neuron].argmax()), int(events[neuron].max())
+        some = neurons.flip_excerpts(params, tokens[:100], config, neuron, ids, settings.excerpts, ablation)
+        quoted[neuron] = [excerpt._replace(datum=int(drawn[neuron][excerpt.datum])) for excerpt in some]
+    reference = stats.token_counts(work.run.corpus.train, config.vocab_size)
+    frames = {
+        "flips": (tables.FLIPS, tables.flips_frame(trials)),
+        "flip_excerpts": (tables.FLIP_EXCERPTS, tables.flip_excerpt_frame(quoted, notable)),
+        "views": (tables.VIEWS, tables.view_frame(views, top)),
+        "verdicts": (tables.VERDICTS, tables.verdict_frame(trials, reference, list(sizes.values()), key=key)),
+    }
+    names = [str(neuron) for neuron in chosen]
+    whole = {name: work.add(name + suffix, kind, rows, names) for name, (kind, rows) in frames.items()}
+    judged = work.save(f"verdicts{suffix}", tables.judged(whole["verdicts"]))
+    summary = work.save(f"sublayers{suffix}", tables.sublayer_frame(judged))
+    for title, shown in tables.narrow_summary(summary).items():
+        work.show(shown, title)
+    work.say(f"{judged['attributed'].sum()} of {len(judged)} neurons flip their notable tokens beyond chance")
+    return work.finish()
+
+
+def choose(names: Sequence[str], tally: Tally, by_default: pl.Series) -> list[Neuron]:
+    """Neurons by name, or those that attribute.py chose; all of them with data.
+
+    Raises:
+        ValueError: a neuron is not there, is in no layer's matrix, or has no data attributed to it.
+    """
+    chosen = [neurons.parse(name) for name in dict.fromkeys(names or by_default)]
+    axes = {group.axis for group in tally.groups if isinstance(group, Neuron)}
     for neuron in chosen:
-        alike.setdefault((neuron.unit, neuron.axis, len(drawn[neuron])), []).append(neuron)
-    elsewhere: dict[Neuron, verdicts.Counts] = {}
-    for (*_, size), group in tables.watched(alike.items(), len(alike), "on random data"):
-        elsewhere |= zip(group, verdicts.counts_of(params, random[:size], config, group), strict=True)
-    trials, quoted, looks, top = [], [], {}, {}
-    for neuron in tables.watched(chosen, len(chosen), "switching neurons off"):
-        row = place[str(neuron)]
-        notable = corpus.vocab.encode((found["notable"][row] or "").split())
-        others = verdicts.others(neuron, neurons.width(shapes[neuron.unit], neuron.axis), settings.others, key=key)
-        tokens = data.tokens[drawn[neuron]]
-        trials.append(verdicts.trial(params, tokens, config, neuron, notable, others, elsewhere[neuron]))
-        looks[neuron] = cards.look(params, random[:500], config, neuron, 6)
-        most = int(events[:, row].argmax())
-        top[neuron] = most, int(events[most, row])
-        quoted += quotes(params, tokens[:100], config, neuron, notable, settings.excerpts, corpus.vocab)
-    reference = attribution.reference(corpus.train, config.vocab_size)
-    verdict = verdicts.judge(trials, reference, key=key)
-    results.write_table(folder, "flips", frames.flips_frame(trials, corpus.vocab))
-    results.write_table(folder, "verdicts", frames.verdict_frame(trials, verdict, corpus.vocab))
-    results.write_table(folder, "sublayers", summary := frames.sublayer_frame(trials, verdict))
-    results.write_table(folder, "looks", frames.look_frame(looks, top, data, corpus.vocab))
-    results.write_table(folder, "excerpts", pl.DataFrame(quoted, schema=frames.EXCERPTS))
-    for what, title in (
-        ("flipped tokens", "tokens that flip, mean"),
-        ("notable share", "share of them that is notable"),
-    ):
-        kinds = {"": "its data", ", random data": "random data", ", random neurons": "random neurons"}
-        columns = [pl.col(what + kind).alias(name) for kind, name in kinds.items()]
-        shown = summary.select("sublayer", "neurons", *columns, pl.col(f"post: {what}").alias("the post"))
-        console.print(tables.rich_table(shown, title))
-    console.print(f"{int(verdict.attributed.sum())} of {len(trials)} neurons flip their notable tokens beyond chance")
-    results.finish(folder, "ablate", origin)
-    return folder
-
-
-def quotes(
-    params: Params, tokens: torch.Tensor, config: Config, neuron: Neuron, notable: torch.Tensor, n: int, vocab: Vocab
-) -> list[dict[str, object]]:
-    """Flipped predictions in context; those to or from notable tokens first."""
-    before = ablation.predictions(params, tokens, config)
-    after = ablation.predictions(ablation.zero(params, neuron), tokens, config)
-    first = list(ablation.excerpts(tokens, before, after, of=notable.tolist()))[:n]
-    found = (
-        first + [quote for quote in ablation.excerpts(tokens, before, after) if quote not in first][: n - len(first)]
-    )
-    return [{"neuron": str(neuron), "notable": quote in first, "text": quote.text(vocab)} for quote in found]
+        if axes and neuron.axis not in axes:
+            other = f"attribute.py was run with --axis {axes.pop()}; run it with --axis {neuron.axis}"
+            raise ValueError(f"{neuron} was not looked at: {other}")
+        row = tally.row(neuron)
+        if not units.is_layer_matrix(neuron.unit):
+            raise ValueError(f"{neuron} cannot be ablated: {neuron.unit} is not a matrix of a layer")
+        if not tally.outliers[row]:
+            raise ValueError(f"no data are attributed to {neuron}: none of its weights was ever an outlier")
+    return chosen
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

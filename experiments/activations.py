@@ -1,22 +1,25 @@
 """What activations alone say of a neuron: whether it stands out on a token (the post's table of ranks, Figures 1-3).
 
-    python experiments/activations.py runs/demo --neuron layers.2.linear2.weight:96 --token "("
+    python experiments/activations.py runs/demo
+    python experiments/activations.py runs/demo --neuron layers.2.linear2.weight:13 --token "("
 
-"Neuron 96 of MLP layer 3.2" can mean the hidden unit 96, which linear2's column 96 reads and the post ablated, or the
-output coordinate 96, whose activations the post seems to have looked at. Both are shown. By default: the neurons that
-ablate.py found to flip a notable token most, each on that token.
+"Neuron 13" of the post's MLP layer 3.2 (`layers.2.linear2.weight`) can mean the hidden neuron 13, which column 13 reads
+and the post ablated, or the output coordinate 13, whose activations the post seems to have looked at. Both are shown.
+By default: the neurons that ablate.py found to flip a notable token most, each on that token. A neuron asked for by
+name is added to what is there.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import torch
+import stage
 import tyro
-from rich.console import Console
 
-from devinterp_func import activations, batches, frames, keys, neurons, records, results, tables, training
+from devinterp_func import keys, neurons, records
+from devinterp_func.checks import integer
 from devinterp_func.neurons import Neuron
+from devinterp_func.show import results, tables, terminal
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class Settings:
     out: Path | None = None
     """Where the results are, and go; by default beside the run, RUN-results."""
     neuron: str | None = None
-    """A neuron such as layers.2.linear2.weight:96."""
+    """A neuron such as layers.2.linear2.weight:96; with a token."""
     token: str | None = None
-    """The token to look at it on."""
+    """The token to look at it on; with a neuron."""
     data: int = 2000
     """Random training data run through the model."""
     against: int = 8
@@ -40,52 +43,56 @@ class Settings:
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    origin = results.origin(run, settings)
-    if results.is_done(folder, "activations", origin):
-        console.print(f"activations: done before, in {folder}")
-        return folder
-    config, recipe, corpus = training.load(run)
-    params = records.read_params(run, max(records.snapshots(run)))
-    data = batches.chunk(corpus.train, recipe.context)
-    drawn = keys.permutation(len(data.tokens), key=keys.Key(settings.seed, ("activations",)))[: settings.data]
-    tokens = data.tokens[drawn]
-    ranks: list[dict[str, object]] = []
-    extremes: list[pl.DataFrame] = []
-    values: dict[str, torch.Tensor] = {}
-    chosen = choose(settings, folder)
-    for number, (neuron, word) in enumerate(tables.watched(chosen, len(chosen), "activations")):
-        neurons.require({name: tuple(w.shape) for name, w in params.items()}, neuron)
-        token = corpus.vocab.index(word)
+    for name in ("data", "against", "neurons"):
+        integer(f"--{name}", getattr(settings, name))
+    if (settings.neuron is None) != (settings.token is None):
+        raise ValueError("--neuron and --token go together: which neuron, and the token to look at it on")
+    run = records.open(settings.run)
+    ablated = (results.beside(run, settings.out) / "ablate.json").exists()
+    work = stage.start("activations", settings, after=("ablate",) if ablated or not settings.neuron else (), run=run)
+    params, config = run.params(), run.config
+    if settings.neuron is not None and settings.token is not None:
+        neuron = neurons.parse(settings.neuron)
+        neurons.require({name: tuple(weight.shape) for name, weight in params.items()}, neuron)
+        chosen = [(neuron, run.corpus.vocab.index(settings.token))]
+    else:
+        chosen = flipped_most(work.read("flips", tables.FLIPS), settings.neurons)
+    if work.done:
+        return work.folder
+    if not chosen:
+        work.say("no neuron flips a token; --neuron and --token look at any")
+    data = run.data.tokens
+    tokens = data[keys.permutation(len(data), key=keys.Key(settings.seed, ("activations",)))[: settings.data]]
+    ranks, extremes, histograms = [], [], []
+    for neuron, id in terminal.watched(chosen, len(chosen), "activations"):
         for here in (neuron._replace(axis="in"), neuron._replace(axis="out")):
-            means = activations.by_token(params, tokens, config, here.unit, here.axis)
-            ranks.append(frames.activation_row(here, word, means, token))
-            extremes.append(frames.extremes_frame(here, word, activations.extremes(means, token)))
-            compared = dict.fromkeys([token, *means.count.topk(settings.against).indices.tolist()])
-            on_tokens = activations.distribution(params, tokens, config, here, [i for i in compared if means.count[i]])
-            around = activations.neighbours(params, tokens, config, here, token)
-            values |= {f"{number}/{here.axis}/token/{corpus.vocab.tokens[i]}": v for i, v in on_tokens.items()}
-            values |= {f"{number}/{here.axis}/neighbour/{i}": v for i, v in around.items()}
-    results.write_arrays(folder, "activations", values)
-    results.write_table(folder, "activations", table := pl.DataFrame(ranks))
-    results.write_table(folder, "extremes", pl.concat(extremes))
-    shown = table.select("neuron", "token", "mean activation", "rank among neurons", "percentile among tokens")
-    console.print(tables.rich_table(shown, "where neurons stand on their tokens"))
-    results.finish(folder, "activations", origin)
-    return folder
-
-
-def choose(settings: Settings, folder: Path) -> list[tuple[Neuron, str]]:
-    """Neurons and tokens: as given, or the notable tokens that flip most, one a neuron."""
-    if settings.neuron is not None:
-        return [(neurons.parse(settings.neuron), settings.token or "(")]
-    flips = results.read_table(folder, "flips").filter(pl.col("count") >= 5)
-    best = flips.sort(["notable", "proportion", "flips"], descending=True).unique(
-        "neuron", keep="first", maintain_order=True
+            if here.index >= neurons.width(tuple(params[here.unit].shape), here.axis):
+                work.say(f"{here} does not exist, so {neuron} is shown in one of the two meanings")
+                continue
+            means = neurons.activations_by_token(params, tokens, config, here.unit, here.axis)
+            ranks.append(tables.activation_row(here, means, id))
+            extremes += tables.extreme_rows(here, id, neurons.extreme_neurons(means, id))
+            frequent = means.count.topk(min(settings.against + 1, len(means.count))).indices.tolist()
+            compared = [t for t in dict.fromkeys([id, *frequent]) if means.count[t]][: settings.against + 1]
+            on_tokens = neurons.histograms(neurons.activations_on(params, tokens, config, here, compared))
+            around = neurons.histograms(neurons.activations_of_neighbours(params, tokens, config, here, id))
+            histograms += tables.histogram_rows(here, id, on_tokens, around)
+    for name, (kind, rows) in tables.activation_frames(ranks, extremes, histograms).items():
+        work.add(name, kind, rows)
+    shown = ("neuron", "token", "mean activation", "percentile among tokens")
+    work.show(
+        work.read("activations", tables.ACTIVATIONS).select(shown), "where neurons stand", kind=tables.ACTIVATIONS
     )
-    wanted = best.head(settings.neurons)
-    return [(neurons.parse(name), str(word)) for name, word in zip(wanted["neuron"], wanted["token"], strict=True)]
+    return work.finish()
+
+
+def flipped_most(flips: pl.DataFrame, n: int) -> list[tuple[Neuron, int]]:
+    """The notable tokens that flip most, one a neuron."""
+    often = flips.filter(pl.col("count") >= neurons.LEAST_COUNT)
+    ranked = often.sort(["notable", "proportion", "flips"], descending=True, maintain_order=True)
+    best = ranked.unique("neuron", keep="first", maintain_order=True).head(n)
+    return [(neurons.parse(name), id) for name, id in best.select("neuron", "token").iter_rows()]
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

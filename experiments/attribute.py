@@ -2,9 +2,9 @@
 
     python experiments/attribute.py runs/demo
 
-Reads the outliers of a run and writes tables beside it: outliers by unit and epoch, the first rows of the attribution
-table (the post's Table 1), the most frequent parameters and the neurons they belong to with their notable tokens, and
-the token counts of every neuron, which the scripts after this one use.
+Reads the outliers of a run and writes tables beside it: outliers by unit, epoch and bin of steps, the first rows of the
+attribution table (the post's Table 1), the most frequent parameters and the neurons they belong to with their notable
+tokens, and the token counts of every neuron, which the scripts after this one use.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+import stage
 import torch
 import tyro
-from rich.console import Console
 
-from devinterp_func import attribution, batches, frames, keyness, neurons, records, results, tables, training
+from devinterp_func import neurons, stats, units
+from devinterp_func.checks import integer
 from devinterp_func.neurons import Neuron
 from devinterp_func.records import Shard
+from devinterp_func.show import results, tables, terminal
+
+BINS, HEAD = 60, 1000  # bins of steps; rows of the attribution table that are kept
 
 
 @dataclass(frozen=True)
@@ -43,77 +47,74 @@ class Settings:
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    origin = results.origin(run, settings)
-    if results.is_done(folder, "attribute", origin):
-        console.print(f"attribution: done before, in {folder}")
-        return folder
-    config, recipe, corpus = training.load(run)
-    data, shapes = batches.chunk(corpus.train, recipe.context), training.shapes(run)
-    reference = attribution.reference(corpus.train, config.vocab_size)
-    everyone, groups = neurons.groups(shapes, settings.axis)
+    for name in ("parameters", "neurons", "c", "d", "f"):
+        integer(f"--{name}", getattr(settings, name))
+    work = stage.start("attribute", settings)
+    if work.done:
+        return work.folder
+    run, data, shapes, V = work.run, work.run.data, work.run.shapes, work.run.config.vocab_size
+    reference = stats.token_counts(run.corpus.train, V)
+    groups = neurons.groups(shapes, settings.axis)
+    if without := [unit for unit in shapes if len(shapes[unit]) != 2]:
+        work.say(f"no neurons, as they are no matrices: {', '.join(without)}")
 
     def shards(what: str) -> Iterator[Shard]:
-        return tables.watched(records.scan_shards(run), len(records.shards(run)), what)
+        return terminal.watched(run.shards(), -(-run.n_steps // run.recording.snapshot_every), what)
 
     def notable(bags: torch.Tensor) -> list[torch.Tensor]:
-        rows = tables.watched(bags, len(bags), "notable tokens")
-        return [keyness.univariate_heuristic(row, reference, settings.c, settings.d, settings.f) for row in rows]
+        rows = terminal.watched(bags, len(bags), "notable tokens")
+        return [stats.univariate_heuristic(row, reference, settings.c, settings.d, settings.f) for row in rows]
 
-    counts = attribution.counts(shards("counting outliers"), len(groups))
-    results.write_table(folder, "units", units := frames.unit_frame(counts, shapes))
-    head = attribution.rows(next(iter(records.scan_shards(run))))
-    results.write_table(folder, "attribution_head", frames.attribution_frame(head, shapes).head(1000))
-    bins = attribution.over_training(shards("outliers over training"), shapes, 60, records.n_steps(run))
-    results.write_arrays(folder, "outliers", {"over_training": bins, "by_parameter": counts.sum(0)})
+    counts = neurons.outlier_counts(shards("counting outliers"), units.n_parameters(shapes))
+    by_unit = work.save("outlier_units", tables.outlier_unit_frame(counts, shapes))
+    course = neurons.outliers_over_training(shards("outliers over training"), shapes, BINS, run.n_steps)
+    work.save("outlier_course", tables.outlier_course_frame(course, shapes))
+    head = neurons.OutlierRows(*(column[:HEAD] for column in neurons.outlier_rows(next(run.shards()))))
+    work.save("attribution", tables.attribution_frame(head, shapes))
+    total = counts.sum(0)
+    results.write_arrays(work.folder, "outliers", {"by_parameter": total})
 
-    frequent = of_each_unit(counts.sum(0), shapes, settings.parameters)
-    own = torch.full_like(groups, -1).index_copy_(0, frequent, torch.arange(len(frequent)))
-    tally = attribution.tally(shards("tokens behind parameters"), data, own, len(frequent), config.vocab_size)
-    tokens = notable(attribution.distribution(tally, data, config.vocab_size, "bag"))
-    results.write_table(folder, "parameters", frames.parameter_frame(frequent, counts, shapes, tokens, corpus.vocab))
+    frequent = of_each_unit(total, shapes, settings.parameters)
+    behind = neurons.parameter_groups(frequent, len(total))
+    tally = neurons.tally(shards("tokens behind parameters"), data, behind, V)
+    tokens = notable(neurons.distribution(tally, data))
+    work.save("parameters", tables.parameter_frame(frequent, total, shapes, [ids.tolist() for ids in tokens]))
     members = neurons.of_parameters(shapes, frequent.tolist(), settings.axis)
-    tokens_of = dict(zip(frequent.tolist(), tokens, strict=True))
-    united = {neuron: torch.cat([tokens_of[p] for p in of]).unique() for neuron, of in members.items()}
+    united = {neuron: torch.cat([tokens[tally.row(p)] for p in of]).unique() for neuron, of in members.items()}
 
-    tally = attribution.tally(shards("tokens behind neurons"), data, groups, len(everyone), config.vocab_size)
-    bags = attribution.distribution(tally, data, config.vocab_size, "bag")
-    arrays = {"outliers": tally.outliers, "events": tally.events, "target": tally.target, "input": tally.input}
-    results.write_arrays(folder, "tally", arrays | {"bag": bags.int()})
-    columns = {
-        "notable": [united.get(neuron, torch.zeros(0, dtype=torch.int64)) for neuron in everyone],
+    tally = neurons.tally(shards("tokens behind neurons"), data, groups, V)
+    bags = neurons.distribution(tally, data)
+    lists = {
+        "notable tokens": [united.get(neuron, frequent[:0]) for neuron in neurons.every(shapes, settings.axis)],
         "notable as a whole": notable(bags),
-        "notable targets": [keyness.notable(row, reference, "log_likelihood", settings.f) for row in tally.target],
+        "notable targets": [stats.notable_tokens(row, reference, "log_likelihood", settings.f) for row in tally.target],
     }
-    chosen = closer(members, counts.sum(0), settings.neurons)
-    frame = frames.neuron_frame(everyone, tally.outliers, tally.events, members, columns, chosen, corpus.vocab)
-    results.write_table(folder, "neurons", frame)
-    shown = units.select("unit", "outliers", "share", "outliers per weight")
-    console.print(tables.rich_table(shown, "outliers by unit"))
-    shown = frame.filter(pl.col("chosen")).select("neuron", "outliers", "data", "notable", "notable targets")
-    console.print(tables.rich_table(shown, "neurons chosen for a closer look", 48, width=24))
-    results.finish(folder, "attribute", origin)
-    return folder
+    told = {name: [ids.tolist() for ids in each] for name, each in lists.items()}
+    found = work.save("neurons", tables.neuron_frame(tally, members, told, closer(members, total, settings.neurons)))
+    tables.write_tally(work.folder, tally, bags)
+    work.show(by_unit.drop("weights", "by epoch"), "outliers by unit", kind=tables.OUTLIER_UNITS)
+    chosen = found.filter(pl.col("chosen")).select("neuron", "outliers", "data", "notable tokens")
+    work.show(chosen, "neurons chosen for a closer look", 48, 24, kind=tables.NEURONS)
+    return work.finish()
 
 
-def of_each_unit(counts: torch.Tensor, shapes: dict[str, tuple[int, ...]], m: int) -> torch.Tensor:
+def of_each_unit(counts: torch.Tensor, shapes: units.Shapes, m: int) -> torch.Tensor:
     """The m most frequent parameters of each unit, all together by how often they were outliers."""
-    parts, start = [], 0
-    for shape in shapes.values():
-        size = torch.Size(shape).numel()
-        parts.append(start + attribution.top_parameters(counts[start : start + size], m))
-        start += size
-    found = torch.cat(parts)
-    return found[counts[found].argsort(descending=True, stable=True)]
+    parts, start = [counts[:0]], 0
+    for part in units.split(counts, shapes).values():
+        parts.append(start + neurons.top_parameters(part, m))
+        start += len(part)
+    parameters = torch.cat(parts)
+    return parameters[counts[parameters].argsort(descending=True, stable=True)]
 
 
 def closer(members: dict[Neuron, list[int]], counts: torch.Tensor, n: int) -> list[Neuron]:
-    """The n neurons of each MLP unit whose frequent parameters were outliers most often."""
-    weight = {neuron: int(counts[of].sum()) for neuron, of in members.items()}
-    ranked = sorted((neuron for neuron in members if ".linear" in neuron.unit), key=lambda neuron: -weight[neuron])
-    units = sorted({neuron.unit for neuron in ranked})
-    return [neuron for unit in units for neuron in [other for other in ranked if other.unit == unit][:n]]
+    """The n neurons of each MLP unit whose frequent parameters were outliers most; without MLP units of each matrix."""
+    able = [neuron for neuron in members if units.is_layer_matrix(neuron.unit)]
+    ranked = [neuron for neuron in able if units.is_mlp_weight(neuron.unit)] or able
+    ranked.sort(key=lambda neuron: -int(counts[members[neuron]].sum()))
+    return [neuron for unit in sorted({n.unit for n in ranked}) for neuron in [o for o in ranked if o.unit == unit][:n]]
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

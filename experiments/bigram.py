@@ -1,38 +1,25 @@
 """Follow the bigram decoder W_UE = W_U W_Eᵀ through a run: which next tokens each step makes likelier after which.
 
-    python experiments/bigram.py runs/demo                          # the whole run
-    python experiments/bigram.py runs/post --stop 2928              # its first epoch: about as long as it took to train
-    python experiments/bigram.py runs/post --correlations-only      # a second a snapshot
+    python experiments/bigram.py runs/demo --stop 100                  # the first 100 steps
+    python experiments/bigram.py runs/demo --correlations-only         # about a second a snapshot
+    python experiments/bigram.py runs/demo --start 300 --stop 340 --pair "of the" --k 20
 
-Interrupted, the same command goes on where it stopped. What was found at every step is in RUN-results/bigram, tables
-and figures beside it. All of it is about the direct path, from the embedding straight to the unembedding: it leaves out
-positions, layer norms, attention and MLPs; the correlations have the whole model after a single token beside it.
+Without --stop the whole run is walked, in about the time it took to train. Interrupted, the same command goes on where
+it stopped. All of it is about the direct path, from the embedding straight to the unembedding, without positions, layer
+norms, attention and MLPs; the correlations have the whole model after a single token beside it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import polars as pl
-import torch
+import stage
 import tyro
-from rich.console import Console
 
-from devinterp_func import (
-    batches,
-    bigram_corpus,
-    bigram_report,
-    bigram_tables,
-    bigram_walk,
-    keys,
-    records,
-    results,
-    tables,
-    training,
-    walks,
-)
-from devinterp_func.bigram_corpus import Counts, Pairs
-from devinterp_func.text import Vocab
+from devinterp_func import bigram, checks, keys, records
+from devinterp_func.bigram import Followed, PairCounts
+from devinterp_func.show import _bigram_sections, results, tables, terminal, words
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class Settings:
     pair: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A bigram to follow, such as "new york"; may be repeated. By default six of the most characteristic."""
     group: int = 100
-    """How many characteristic bigrams, and how many of the same tokens put together anew, are followed in the mean."""
+    """How many characteristic bigrams, and how many of the same tokens shuffled, are followed in the mean."""
     every: int = 10
     """Steps from one row to the next in the table of time courses."""
     least: int = 20
@@ -64,117 +51,66 @@ class Settings:
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    torch.set_num_threads(records.manifest(run)["threads"])  # the same bits need the same threads
-    config, recipe, corpus = training.load(run)
-    per_epoch = training.epoch_length(corpus, recipe)
-    found = bigram_corpus.counts(corpus.train, config.vocab_size)
-    correlate(settings, folder, found, console)
-    if not settings.correlations_only:
-        pairs, groups = followed(settings, found, corpus.vocab)
-        walk(settings, folder, pairs)
-        tabulate(settings, folder, pairs, groups, found, console)
-    for name, drawing in bigram_report.figures(folder, settings.start, per_epoch).items():
-        results.write_figure(folder, name, drawing)
-    console.print(f"tables and figures: {folder}/bigram*")
-    return folder
+    work = stage.start("bigram", settings)
+    counts = bigram.count_pairs(work.run.corpus.train, work.run.config.vocab_size)
+    followed = check(settings, work.run, counts)
+    if work.done:
+        return work.folder
+    if followed:
+        walk(settings, work, followed, counts)
+    correlate(settings, work, counts)
+    for name, figure in _bigram_sections.figures(work.run, work.folder).items():
+        results.write_figure(work.folder, name, figure)
+    return work.finish()
 
 
-def followed(settings: Settings, found: Counts, vocab: Vocab) -> tuple[Pairs, dict[str, slice]]:
-    """The pairs to follow: those of each group, and under "" those to show one by one."""
-    common = bigram_corpus.characteristic(found, settings.group, settings.least)
-    control = bigram_corpus.exchanged(common, key=keys.Key(settings.seed, ("bigram", "control")))
-    chosen = [[vocab.index(word) for word in text.split()] for text in settings.pair]
-    if wrong := [text for text, ids in zip(settings.pair, chosen, strict=True) if len(ids) != 2]:
-        raise ValueError(f"--pair {wrong[0]!r} must be two tokens with a blank between them")
-    if not chosen:
-        rare = bigram_tables.spaced(*common, most=6, each=1)
-        chosen = [[int(common.input[i]), int(common.output[i])] for i in rare]
-    input, output = torch.tensor(chosen).T
-    sizes = [len(common.output), len(control.output), len(output)]
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    names = ("bigrams of the corpus", "their tokens, exchanged", "")
-    groups = {name: slice(end - size, end) for name, size, end in zip(names, sizes, ends, strict=True)}
-    pairs = [torch.cat(column) for column in zip(common, control, (output, input), strict=True)]
-    return Pairs(*pairs), groups
+def check(settings: Settings, run: records.Run, counts: PairCounts) -> Followed | None:
+    """The pairs to follow, None without a walk; says before any work what is wrong with the settings."""
+    for name, least in dict(k=1, group=0, every=1, least=1, unseen=0, seed=0).items():
+        checks.integer(f"--{name}", getattr(settings, name), least)
+    if len(bigram.seen_pairs(counts, settings.least).output) < 3:
+        raise ValueError(f"fewer than 3 pairs of tokens occur {settings.least} times; choose a smaller --least")
+    if settings.correlations_only:
+        walking = [f for f in fields(settings) if f.name in ("start", "stop", "k", "pair", "group", "every")]
+        if ignored := [f"--{f.name}" for f in walking if getattr(settings, f.name) != f.default]:
+            raise ValueError(f"{', '.join(ignored)}: of a walk, and --correlations-only makes none")
+        return None
+    run.span(settings.start, settings.stop)
+    if settings.k > (most := run.config.vocab_size**2):
+        raise ValueError(f"--k is {settings.k}; there are {most} pairs of tokens")
+    if wrong := [text for text in settings.pair if len(text.split()) != 2]:
+        raise ValueError(f'--pair {wrong[0]!r} must be two tokens with a blank between them, such as "of the"')
+    named = [tuple(map(run.corpus.vocab.index, text.split())) for text in settings.pair]
+    key = keys.Key(settings.seed, ("bigram", "control"))
+    return bigram.follow(counts, named, settings.group, settings.least, key=key)
 
 
-def walk(settings: Settings, folder: Path, pairs: Pairs) -> None:
-    stop = settings.stop or records.n_steps(settings.run)
-    steps = bigram_walk.walk(
-        settings.run,
-        folder / bigram_report.stem(settings.start),
-        start=settings.start,
-        stop=stop,
-        k=settings.k,
-        **pairs._asdict(),
-    )
-    for _ in tables.watched(steps, stop - settings.start, "walking"):
+def walk(settings: Settings, work: stage.Stage, followed: Followed, counts: PairCounts) -> None:
+    run, (start, stop) = work.run, work.run.span(settings.start, settings.stop)
+    name, pairs = _bigram_sections.stem(start), followed.pairs._asdict()
+    steps = bigram.shifts(run, work.folder / name, start=start, stop=stop, k=settings.k, **pairs)
+    for _ in terminal.watched(steps, stop - start, "walking"):
         pass
+    shifts = records.read_walk(work.folder / name, bigram.Shifts)
+    key, given = keys.Key(settings.seed, ("bigram", "spans")), (settings.every, settings.least)
+    for what, table in tables.bigram_walk_frames(run, shifts, followed, counts, *given, key=key):
+        work.save(f"{name}_{what}", table)
+        if what == "spans":
+            shown = table.select("from step", "to step", "median of the largest", "^towards the .*$", "outputs")
+            work.show(words.spell(shown, tables.BIGRAM_SPANS, run.corpus.vocab), "the largest shifts, by span")
 
 
-def correlate(settings: Settings, folder: Path, found: Counts, console: Console) -> None:
-    """Correlations at every snapshot there is."""
-    run, snapshots = settings.run, records.snapshots(settings.run)
-    chosen = {"least": settings.least, "unseen": settings.unseen, "seed": settings.seed}
-    origin = {"run": records.manifest(run)["digest"], "snapshots": snapshots, "settings": chosen}
-    if results.is_done(folder, "bigram_correlations", origin):
+def correlate(settings: Settings, work: stage.Stage, counts: PairCounts) -> None:
+    chosen, snapshots = {"least": settings.least, "unseen": settings.unseen}, work.run.snapshots
+    origin = {"run": work.run.manifest["digest"], "snapshots": snapshots, "seed": settings.seed, **chosen}
+    if results.is_done(work.folder, "bigram_correlations", origin):
         return
-    config, recipe, corpus = training.load(run)
     key = keys.Key(settings.seed, ("bigram", "correlations"))
-    common, never = bigram_corpus.seen(found, settings.least), bigram_corpus.unseen(found, settings.unseen, key=key)
-    both = Pairs(torch.cat([common.output, never.output]), torch.cat([common.input, never.input]))
-    sets = {f"at least {settings.least} times": common, "these and some that never occur": both}
-    tokens = batches.chunk(corpus.valid, recipe.context).tokens[:256]
-    rows: list[dict[str, object]] = []
-    for step in tables.watched(snapshots, len(snapshots), "correlations"):
-        params = records.read_params(run, step)
-        rows += bigram_tables.correlation_rows(step, params, found, sets, tokens, config, key=key)
-    frame = pl.DataFrame(rows)
-    results.write_table(folder, "bigram_correlations", frame)
-    results.finish(folder, "bigram_correlations", origin)
-    last = frame.filter(pl.col("step") == snapshots[-1]).drop("step")
-    console.print(
-        tables.rich_table(
-            last.select("measure", "among", "spearman", "null_spearman"),
-            f"weights and corpus before step {snapshots[-1]:,}",
-        )
-    )
-
-
-def tabulate(
-    settings: Settings, folder: Path, pairs: Pairs, groups: dict[str, slice], found: Counts, console: Console
-) -> None:
-    """Everything that is read off the walk, and the net changes over its phases."""
-    run, name = settings.run, bigram_report.stem(settings.start)
-    _, recipe, corpus = training.load(run)
-    data, vocab = batches.chunk(corpus.train, recipe.context), corpus.vocab
-    shifts = bigram_walk.read(folder / name)
-    stop = int(shifts.step[-1]) + 1
-    spans = bigram_tables.phases(settings.start, stop, training.epoch_length(corpus, recipe))
-    key = keys.Key(settings.seed, ("bigram", "phases"))
-    summary = bigram_tables.phase_frame(shifts, spans, found, vocab, key=key)
-    results.write_table(folder, f"{name}_largest", bigram_tables.largest_frame(shifts, spans, data, found, vocab))
-    results.write_table(folder, f"{name}_phases", summary)
-    results.write_table(folder, f"{name}_sizes", bigram_tables.size_frame(shifts, settings.every))
-    courses = bigram_tables.course_frame(shifts, groups, pairs, vocab, settings.every)
-    results.write_table(folder, f"{name}_courses", courses)
-    passed = [step for step in records.snapshots(run) if settings.start < step <= stop]
-    params = ((step, records.read_params(run, step)) for step in passed)
-    results.write_table(folder, f"{name}_checks", checks := bigram_tables.check_frame(shifts, params, pairs))
-    shown = summary.select("steps", "median of the largest", "in the corpus", "towards the log-odds", "outputs")
-    console.print(tables.rich_table(shown, "the largest shifts of all steps, by phase"))
-    console.print(tables.rich_table(checks, "entries at the snapshots against the sum of shifts"))
-    origin = {"run": records.manifest(run)["digest"], "steps": spans, "settings": {"least": settings.least}}
-    if not results.is_done(folder, f"{name}_net", origin):
-        nets, before = [], walks.weights(run, settings.start)
-        for span in tables.watched(spans, len(spans), "net changes"):
-            after = walks.weights(run, span[1])
-            nets.append(bigram_tables.net_frame(before, after, span, found, vocab, settings.least))
-            before = after
-        results.write_table(folder, f"{name}_net", pl.concat(nets))
-        results.finish(folder, f"{name}_net", origin)
+    table = work.save("bigram_correlations", tables.run_correlation_frame(work.run, counts, **chosen, key=key))
+    results.finish(work.folder, "bigram_correlations", origin)
+    last = table.filter(pl.col("step") == snapshots[-1]).select("measure", "among", "spearman", "spearman, shuffled")
+    work.show(last, f"weights and corpus before step {snapshots[-1]:,}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

@@ -6,30 +6,28 @@
 Interrupted or killed, the same command goes on where it stopped, and the run directory ends up the same, bit for bit.
 """
 
-import dataclasses
-import math
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import stage
 import torch
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from devinterp_func import batches, outliers, per_example, recording, records, tables, text, training
+from devinterp_func import batches, checks, models, per_example, records, text, training, units
+from devinterp_func.models import Config
+from devinterp_func.records import Recording
+from devinterp_func.show import terminal
+from devinterp_func.text import Corpus
 from devinterp_func.training import Recipe
-from devinterp_func.transformer import Config
 
-PRESETS: dict[str, tuple[dict[str, Any], Recipe]] = {
-    "demo": (
-        {"d_model": 64, "n_heads": 4, "d_hidden": 64},
-        Recipe(epochs=1, n_steps=400, k=100, snapshot_every=100, lr=4.0),
-    ),
-    "post": ({}, Recipe()),
+DEMO = {"d_model": 64, "n_heads": 4, "d_hidden": 64}
+PRESETS: dict[str, tuple[dict[str, Any], Recipe, Recording]] = {
+    "demo": (DEMO, Recipe(epochs=1, n_steps=400, lr=4.0), Recording(k=100, snapshot_every=100)),
+    "post": ({}, Recipe(), Recording()),
 }
 
 
@@ -37,115 +35,86 @@ PRESETS: dict[str, tuple[dict[str, Any], Recipe]] = {
 class Settings:
     """Options left at None take the preset's value."""
 
-    corpus: str = "python_docs"
-    """wikitext2, python_docs, planted, or the path of a UTF-8 text file."""
-    preset: Literal["demo", "post"] = "demo"
-    """demo: a small model, 400 steps. post: the post's 12.27 M parameters and five epochs."""
-    out: Path = Path("runs/demo")
-    """The run directory: new, or one that the same command began."""
-    seed: int = 0
-    """Fixes initial weights, order of the data and dropout."""
-    epochs: int | None = None
-    """Passes over the training data."""
-    steps: int | None = None
-    """Stop after so many steps in all."""
-    k: int | None = None
-    """Outliers recorded for each datum, or each step."""
-    per: Literal["datum", "step"] | None = None
-    """Whether k counts for each datum or for the step as a whole."""
+    corpus: str = "python_docs"  # wikitext2, python_docs, planted, or the path of a UTF-8 text file
+    preset: Literal["demo", "post"] = "demo"  # a small model and 400 steps, or the post's 12.27 M parameters, 5 epochs
+    out: Path = Path("runs/demo")  # the run directory: new, or one that the same command began
+    seed: int = 0  # fixes initial weights, order of the data and dropout
+    context: int | None = None  # tokens a datum
+    batch_size: int | None = None  # data a step
+    epochs: int | None = None  # passes over the training data
+    steps: int | None = None  # stop after so many steps in all
+    lr: float | None = None  # the learning rate in the first epoch
+    gamma: float | None = None  # its factor after each epoch
+    max_norm: float | None = None  # gradients of a larger norm are clipped to it; inf clips none
+    k: int | None = None  # outliers recorded for each datum, or each step
+    per: Literal["datum", "step"] | None = None  # whether k counts for each datum, or for the step as a whole
     units: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Name pattern of captured units, such as 'layers.*.weight'; may be repeated. Default: the layers' 2-D weights."""
-    factors: bool = False
-    """Also record the factors of every per-datum gradient (about 17 MB a step in the post's model)."""
-    snapshot_every: int | None = None
-    """Steps between two snapshots of the weights; a replay starts from one."""
-    device: str = "cpu"
-    """cpu, or cuda."""
-    threads: int | None = None
-    """CPU threads; the same bits come out only for the same number. Default: torch's choice."""
-    check_law: bool = False
-    """At every step form all deltas again and measure how far their sum misses the update."""
-
-
-def recipe_of(settings: Settings) -> Recipe:
-    given: dict[str, Any] = {"epochs": settings.epochs, "n_steps": settings.steps, "k": settings.k}
-    given |= {"per": settings.per, "snapshot_every": settings.snapshot_every, "units": settings.units or None}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(PRESETS[settings.preset][1], seed=settings.seed, factors=settings.factors, **chosen)
+    factors: bool = False  # also record the factors of every datum's gradient (the post's model: 17 MB a step)
+    snapshot_every: int | None = None  # steps between two snapshots of the weights; a replay starts from one
+    device: str = "cpu"  # cpu, or cuda
+    threads: int | None = None  # of the CPU; the same bits come out only for the same number; default: torch's choice
+    check_law: bool = False  # at every step form all deltas again and measure how far their sum misses the update
 
 
 def main(settings: Settings) -> None:
-    prepare(settings)
-    console = Console()
-    corpus = text.load(settings.corpus)
-    config, recipe = Config(len(corpus.vocab), **PRESETS[settings.preset][0]), recipe_of(settings)
-    print_plan(console, settings, corpus, config, recipe)
-    residual, began = 0.0, time.perf_counter()
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("")
-        for now in recording.record(
-            settings.out, corpus, config, recipe, device=settings.device, check_law=settings.check_law
-        ):
-            residual = max(residual, now.residual)
-            speed = f"{progress.tasks[task].speed or math.nan:.2f} steps/s"
-            line = f"loss {now.record.loss.mean():.3f}  {speed}  {now.bytes / 1e6:.0f} MB"
-            progress.update(task, description=line, completed=now.done, total=now.n_steps)
-    seconds = time.perf_counter() - began
-    if seconds > 1 and now:
-        console.print(f"{seconds:.1f} s, of these {now.writing / seconds:.2%} waiting for the disk")
-    if settings.check_law:
-        console.print(f"shifts of the data miss the weights' update by at most {residual:.1e} of it")
-    print_summary(console, settings.out)
-
-
-def print_summary(console: Console, run: Path) -> None:
-    """Verifies the run and says what it holds, how training went, and what moved the weights most at the end."""
-    console.print(f"[bold]{run}[/bold] {records.verify(run)}")
-    curve = training.curve(run)
-    console.print(
-        f"training loss {tables.sparkline(curve.loss)}", tables.loss_table(curve, records.read_evaluations(run))
-    )
-    last = records.read(run, records.n_steps(run) - 1)
-    _, recipe, corpus = training.load(run)
-    data = batches.chunk(corpus.train, recipe.context)
-    console.print(f"The largest shifts that single data made in step {last.step}:")
-    largest = outliers.of_step(last.outliers, 5)
-    console.print(tables.shift_table(largest, last.datum, training.shapes(run), data, corpus.vocab))
-
-
-def prepare(settings: Settings) -> None:
-    """Process-wide switches belong to the script, not to the library."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    if settings.device != "cpu":
+    if settings.threads is not None:
+        torch.set_num_threads(checks.integer("threads", settings.threads))
+    if settings.device != "cpu":  # process-wide switches belong to the script, not to the library
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-def print_plan(console: Console, settings: Settings, corpus: text.Corpus, config: Config, recipe: Recipe) -> None:
-    """Expected steps, bytes and time, from two steps made for the purpose and thrown away."""
-    data = batches.chunk(corpus.train, recipe.context)
-    n_steps = training.schedule_length(recipe, len(data.tokens))
-    params = {name: w.to(settings.device) for name, w in training.initial(config, recipe).items()}
-    trial = training.steps(params, data, config, recipe, stop=2)
-    next(trial)
-    began = time.perf_counter()
-    _, sample = next(trial)
+    corpus = text.load(settings.corpus)
+    sizes, recipe, recording = PRESETS[settings.preset]
+    recipe, recording = chosen(recipe, settings, n_steps=settings.steps), chosen(recording, settings)
+    what = corpus, Config(len(corpus.vocab), **sizes), recipe, recording
+    n_steps = records.prepare(settings.out, *what, settings.device)["n_steps"]  # mistakes end here, before any work
+    before = max(records.snapshots(settings.out), default=0) if (settings.out / "params").is_dir() else 0
+    say_plan(settings, *what, n_steps - before)
+    worst, writing, began = 0.0, 0.0, time.perf_counter()
+    steps = records.record(settings.out, *what, device=settings.device, check_law=settings.check_law)
+    for now in terminal.watched(steps, n_steps, lambda now: f"loss {now.record.loss.mean():.3f}", first=before):
+        worst, writing = max(worst, now.missed), now.writing
     seconds = time.perf_counter() - began
-    step_bytes = recording.n_bytes(sample)
-    snapshots = (n_steps // recipe.snapshot_every + 2) * sum(w.nbytes for w in params.values())
-    size = n_steps * step_bytes + snapshots
-    captured = sum(params[name].numel() for name in per_example.choose(params, training.units_of(recipe)))
-    console.print(
-        f"[bold]{corpus}[/bold]\n{sum(w.numel() for w in params.values()):,} parameters, {captured:,} captured"
-    )
-    console.print(f"{n_steps:,} steps of {recipe.batch_size} data, about {n_steps * seconds / 60:.1f} minutes,")
-    console.print(f"about {size / 1e9:.2f} GB in {settings.out}")
+    stage.say(f"{seconds:.1f} s, of these {writing / seconds:.2%} waiting for the disk")
+    if settings.check_law:
+        stage.say(f"the law: the deltas' sum misses the update by at most {worst:.1e} of it")
+    summarise(settings.out)
+
+
+def chosen(preset: Any, settings: Settings, **renamed: Any) -> Any:
+    """A preset with the options that were given."""
+    given = vars(settings) | renamed
+    names = [name for name in vars(preset) if given.get(name) not in (None, ())]
+    return replace(preset, **{name: given[name] for name in names})
+
+
+def say_plan(
+    settings: Settings, corpus: Corpus, config: Config, recipe: Recipe, recording: Recording, n_steps: int
+) -> None:
+    """Expected time and bytes of the steps to come, from two steps made for the purpose and thrown away."""
+    data, shapes = batches.chunk(corpus.train, recipe.context), models.shapes(config)
+    params = {name: w.to(settings.device) for name, w in training.initial(config, recipe).items()}
+    trial = training.moves(params, data, config, recipe, captured=recording.units, stop=2)
+    (began, _), (ended, made) = [(time.perf_counter(), records.to_record(move, recording)) for move in trial]
+    P, captured = units.n_parameters(shapes), {name: shapes[name] for name in units.choose(shapes, recording.units)}
+    stage.say(f"{corpus}\n{P:,} parameters, {units.n_parameters(captured):,} captured")
+    size = n_steps * records.n_bytes(made) + (n_steps // recording.snapshot_every + 2) * 4 * P
     free = shutil.disk_usage(next(p for p in settings.out.absolute().parents if p.exists())).free
-    if size > free:
-        console.print(f"[bold red]only {free / 1e9:.2f} GB are free there[/bold red]")
+    stage.say(f"{n_steps:,} steps of {recipe.batch_size} data: about {n_steps * (ended - began) / 60:.1f} minutes,")
+    stage.say(f"about {size / 1e9:.2f} GB in {settings.out}; {free / 1e9:.2f} GB are free there")
+
+
+def summarise(path: Path) -> None:
+    """Verifies the run and says what it holds, how training went, and what moved the weights most at the end."""
+    run = records.open(path)
+    stage.say(f"{run}: {records.verify(run)}")
+    curve, console = run.curve(), terminal.console()
+    console.print(terminal.sparkline(curve.loss), terminal.loss_table(curve, records.read_evaluations(run)))
+    last = records.read(run, run.n_steps - 1)
+    stage.say(f"The largest shifts that single data made in step {last.step}:")
+    largest = per_example.top_k_of_step(last.outliers, 5)
+    console.print(terminal.shift_table(largest, last.datum, run.shapes, run.data, run.corpus.vocab))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

@@ -1,6 +1,6 @@
-"""How far can a credit be trusted? Books that balance or not, and each datum's amount against leaving it out.
+"""How far can a credit be trusted? Its completeness, and each datum's amount against leaving the datum out.
 
-    python experiments/counterfactual.py runs/demo
+    python experiments/counterfactual.py runs/demo --steps 2
 
 At steps spread over the run (those that begin at a snapshot) the change of a few probes is estimated from gradients at
 the start, at the end, and by quadrature; and the loss on other texts is measured again with each datum left out of the
@@ -11,109 +11,97 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import stage
 import torch
 import tyro
-from rich.console import Console
+from torch import Tensor
 
-from devinterp_func import (
-    accounts,
-    batches,
-    bigram_corpus,
-    keys,
-    ledger,
-    probes,
-    records,
-    results,
-    tables,
-    training,
-    walks,
-)
-from devinterp_func.ledger import Entries
-from devinterp_func.text import Corpus
-from devinterp_func.transformer import Config
+from devinterp_func import bigram, checks, credit, keys, models, per_example, tree, units
+from devinterp_func.credit import Entries, probes
+from devinterp_func.credit.probes import Probe
+from devinterp_func.neurons import Neuron
+from devinterp_func.records import Run
+from devinterp_func.show import tables, terminal, words
+from devinterp_func.stats import Estimate
+
+HELD_OUT, TRAINING = "loss, validation", "loss, other training data"  # probes whose data are left out one by one
 
 
 @dataclass(frozen=True)
 class Settings:
-    run: tyro.conf.Positional[Path]
-    """The run directory."""
-    out: Path | None = None
-    """Where the results go; by default beside the run, RUN-results."""
-    steps: int = 25
-    """So many steps, spread over the run's snapshots."""
-    texts: int = 20
-    """Texts of each loss probe."""
-    nodes: tuple[int, ...] = (1, 2, 3, 4)
-    """Nodes of the quadrature that are compared."""
-    seed: int = 0
-    """Of the draws and the bootstrap."""
+    run: tyro.conf.Positional[Path]  # the run directory
+    out: Path | None = None  # where the results go; by default beside the run, RUN-results
+    steps: int = 25  # so many steps, spread over the run's snapshots, as far as there are snapshots
+    texts: int = 20  # of each loss probe
+    nodes: tuple[int, ...] = (1, 2, 3, 4)  # of the quadrature, that are compared
+    seed: int = 0  # of the draws and the bootstrap
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    origin = results.origin(run, settings)
-    if results.is_done(folder, "counterfactual", origin):
-        console.print(f"counterfactuals: done before, in {folder}")
-        return folder
-    config, recipe, corpus = training.load(run)
-    key = keys.Key(settings.seed, ("counterfactual",))
-    data = batches.chunk(corpus.train, recipe.context)
-    others = keys.permutation(len(data.tokens), key=key)[: settings.texts]
-    followed = [
-        accounts.parse("loss", corpus, config, recipe, key=key, n=settings.texts)._replace(name="loss, validation"),
-        probes.loss(data.tokens[others], data.targets[others], config, "loss, other training data"),
-        *(
-            accounts.parse(form, corpus, config, recipe, key=key)._replace(name=name)
-            for name, form in forms(corpus, config).items()
-        ),
-    ]
-    names = [probe.name for probe in followed]
-    starts = [step for step in records.snapshots(run) if step < records.n_steps(run)]
-    chosen = [starts[i] for i in torch.linspace(0, len(starts) - 1, min(settings.steps, len(starts))).long().tolist()]
+    work = stage.start("counterfactual", settings)
+    run, key = work.run, keys.Key(settings.seed, ("counterfactual",))
+    checks.integer("steps", settings.steps)
+    nodes = sorted({checks.integer("nodes", m) for m in settings.nodes})
+    if not nodes:
+        raise ValueError("nodes is empty; give at least one number of nodes, such as --nodes 3")
+    followed = chosen_probes(run, settings.texts, key)
+    if work.done:
+        return work.folder
+    starts = [step for step in run.snapshots if step < run.n_steps]
+    places = torch.linspace(0, len(starts) - 1, min(settings.steps, len(starts))).long().tolist()
     found: list[dict[int, Entries]] = []
-    truth: dict[str, list[torch.Tensor]] = {name: [] for name in names[:2]}
-    norms: list[torch.Tensor] = []
-    for step in tables.watched(chosen, len(chosen), "leaving data out"):
-        (move,) = walks.roll(run, step, step + 1, ledger.UNITS)
-        found.append(ledger.by_nodes(move, followed, settings.nodes, start=True))
-        for probe in followed[:2]:
-            truth[probe.name].append(ledger.left_out(move, probe))
-        norms.append(ledger.norms(move.factors).double())
-    stacked = {
-        m: Entries(*map(torch.stack, zip(*(entries[m] for entries in found), strict=True))) for m in settings.nodes
-    }
-    results.write_table(folder, "balance", balance := accounts.balance_frame(stacked, names, key=key))
-    some, parts = stacked[max(settings.nodes)], []
-    for i, (name, left) in enumerate(truth.items()):
-        amounts = {"marginal": some.marginal, "credit": some.credit, "gradient at the start": some.start}
-        scores = {what: x[:, i].sum(-1) for what, x in amounts.items()}
-        scores["norm of the datum's delta"] = -torch.stack(norms)
-        scores["random"] = keys.uniform(scores["marginal"].shape, 0, 1, key=key).double()
-        frame = accounts.agreement_frame(scores, torch.stack(left), key=key)
-        parts.append(frame.select(pl.lit(name).alias("probe"), pl.all()))
-    results.write_table(folder, "agreement", agreement := pl.concat(parts))
-    short = {"gradient at the start": "start", "gradient at the end": "end"}
-    wide = balance.with_columns(pl.col("estimate").replace(short).str.replace("Gauss-Legendre, ", "m = "))
-    wide = wide.pivot("estimate", index="probe", values="missed")
-    console.print(tables.rich_table(wide, "missed, as a share of the probes' changes"))
-    console.print(tables.rich_table(agreement, "rank correlation with leaving the datum out of the step", 60))
-    results.finish(folder, "counterfactual", origin)
-    return folder
+    truth: dict[str, list[Tensor]] = {HELD_OUT: [], TRAINING: []}
+    norms: list[Tensor] = []
+    for place in terminal.watched(places, len(places), "leaving data out"):
+        (move,) = run.moves(starts[place], starts[place] + 1, units.EVERY)
+        found.append(credit.split_by_nodes(move, list(followed.values()), nodes, at_start=True))
+        for name, effects in truth.items():
+            effects.append(credit.leave_one_out(move, followed[name]).cpu())
+        norms.append(per_example.delta_norms(move.factors).double().cpu())
+    by_nodes = {m: Entries(*tree.stack([entries[m] for entries in found])) for m in nodes}
+    missed = tables.completeness_frame(credit.completeness(by_nodes, key=key), list(followed))
+    agreement = tables.agreement_frame(agreements(by_nodes[nodes[-1]], truth, norms, list(followed), key))
+    work.add("completeness", tables.COMPLETENESS, missed)
+    work.add("agreement", tables.AGREEMENT, agreement)
+    wide = missed.with_columns(pl.concat_str("estimate", "nodes", separator=" ", ignore_nulls=True))
+    work.show(wide.pivot("estimate", index="probe", values="missed"), "missed, as a share of the probes' changes")
+    work.show(agreement, "rank correlation with leaving the datum out of the step", 60)
+    return work.finish()
 
 
-def forms(corpus: Corpus, config: Config) -> dict[str, str]:
-    """Probes beside the losses, by name."""
-    words = corpus.vocab.decode(corpus.valid[:12])
-    pair = bigram_corpus.characteristic(bigram_corpus.counts(corpus.train, config.vocab_size), 1, least=1)
-    input, output = corpus.vocab.decode(torch.cat([pair.input, pair.output]))
-    last = config.n_layers - 1
+def agreements(
+    entries: Entries, truth: dict[str, list[Tensor]], norms: list[Tensor], names: list[str], key: keys.Key
+) -> dict[str, dict[str, Estimate]]:
+    """Rank agreement of each score with the truth, for each probe whose data were left out."""
+    found = {}
+    for name, effects in truth.items():
+        amounts = {"marginal": entries.marginal, "credit": entries.credit, "gradient at the start": entries.at_start}
+        scores = {score: x[:, names.index(name)].sum(-1) for score, x in amounts.items()}
+        scores["norm of the datum's delta"] = -torch.stack(norms)  # a large delta is thought to lower a loss
+        scores["random"] = keys.uniform(scores["credit"].shape, 0.0, 1.0, key=keys.fold_in(key, "random")).double()
+        found[name] = credit.rank_agreement(scores, torch.stack(effects), key=key)
+    return found
+
+
+def chosen_probes(run: Run, texts: int, key: keys.Key) -> dict[str, Probe]:
+    """The two losses, and probes of other kinds, by the names that the tables have."""
+    config, vocab = run.config, run.corpus.vocab
+    drawn = keys.permutation(len(run.data.tokens), key=key)[:texts]
+    tokens, targets = (x[drawn].to(run.device) for x in run.data)
+    *prompt, following = run.corpus.valid[:12].tolist()
+    pair = bigram.characteristic_pairs(bigram.count_pairs(run.corpus.train, config.vocab_size), 1, least=1)
+    input, output = int(pair.input), int(pair.output)
+    last = [unit for unit in models.shapes(config) if units.is_mlp_weight(unit)][-1]
+    head = f"{config.n_layers - 1}.0"
     return {
-        "next word": f"next:{' '.join(words[:-1])} => {words[-1]}",
-        f"bigram, {input} {output}": f"bigram:{input} {output}",
-        "squared norm of a neuron": f"norm:layers.{last}.linear2.weight:0",
-        "head on previous token": f"head:{last}.0 previous",
+        HELD_OUT: credit.parse_probe("loss", run, key=key, n=texts),
+        TRAINING: probes.loss(tokens, targets, config),
+        "next word": probes.log_probability(torch.tensor(prompt, device=run.device), following, config),
+        f"bigram, {words.words([input, output], vocab)}": probes.bigram(output, input),
+        "squared norm of a neuron": probes.squared_norm(Neuron(last, 0)),
+        f"head {head} on previous token": credit.parse_probe(f"head:{head} previous", run, key=key, n=texts),
     }
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

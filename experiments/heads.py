@@ -1,68 +1,79 @@
 """Which heads come to attend to what, and when: from ")" back to its "(", to the token before, to earlier ones.
 
     python experiments/heads.py runs/demo
+    python experiments/heads.py runs/demo --pattern previous --pattern induction
 
 At every snapshot, for every head: its attention on each pattern, and from other queries at the same distances for
-control. Which data built a head is what ledger.py answers: --probe "head:2.1 bracket".
+control. Which data built a head is what ledger.py answers: --probe "head:0.1 bracket".
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-import polars as pl
+import stage
+import torch
 import tyro
-from rich.console import Console
 
-from devinterp_func import accounts, batches, heads, keys, ledger_report, records, results, tables, training
+from devinterp_func import checks, keys
+from devinterp_func.credit import patterns
+from devinterp_func.credit.patterns import Pattern
+from devinterp_func.records import Run
+from devinterp_func.show import _credit_sections, results, tables, terminal
 
 
 @dataclass(frozen=True)
 class Settings:
-    run: tyro.conf.Positional[Path]
-    """The run directory."""
-    out: Path | None = None
-    """Where the results go; by default beside the run, RUN-results."""
-    texts: int = 400
-    """Validation texts in which a pattern occurs, at most."""
-    seed: int = 0
-    """Of the draw of texts."""
+    run: tyro.conf.Positional[Path]  # the run directory
+    out: Path | None = None  # where the results go; by default beside the run, RUN-results
+    pattern: Annotated[tuple[Literal["previous", "same", "induction", "bracket"], ...], tyro.conf.UseAppendAction] = ()
+    """What is attended to; may be repeated. By default every pattern that occurs in the validation texts."""
+    texts: int = 400  # validation texts in which a pattern occurs, at most
+    seed: int = 0  # of the draw of texts
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    origin = results.origin(run, settings)
-    if results.is_done(folder, "heads", origin):
-        console.print(f"heads: done before, in {folder}")
-        return folder
-    config, recipe, corpus = training.load(run)
-    data = batches.chunk(corpus.valid, recipe.context).tokens
-    data = data[keys.permutation(len(data), key=keys.Key(settings.seed, ("heads",)))]
-    chosen = {}
-    for name in accounts.PATTERNS:
-        pattern = accounts.pattern(name, data, corpus.vocab)
-        there = pattern.any((1, 2))
-        chosen[name] = data[there][: settings.texts], pattern[there][: settings.texts]
-    rows: list[dict[str, object]] = []
-    snapshots = records.snapshots(run)
-    for step in tables.watched(snapshots, len(snapshots), "heads"):
-        params = records.read_params(run, step)
+    work = stage.start("heads", settings)
+    checks.integer("texts", settings.texts)
+    if work.done:
+        return work.folder
+    run, rows, chosen = work.run, [], {}
+    for name in settings.pattern or patterns.NAMES:
+        found = occurrences(run, name, settings)
+        if isinstance(found, str) and settings.pattern:
+            raise ValueError(f"--pattern {name}: {found}")
+        if isinstance(found, str):
+            work.say(f"without the pattern {name}: {found}")
+        else:
+            chosen[name] = found
+    if not chosen:
+        raise ValueError("no pattern occurs in the validation texts; a longer text would have some")
+    for step in terminal.watched(run.snapshots, len(run.snapshots), "attention at snapshots"):
+        params = run.params(step)
         for name, (tokens, pattern) in chosen.items():
-            found = heads.attention(params, tokens, pattern, config)
-            for layer in range(config.n_layers):
-                for head in range(config.n_heads):
-                    row = {"pattern": name, "head": f"{layer}.{head}", "step": step, "queries": found.queries}
-                    row["attention"] = float(found.value[layer, head])
-                    rows.append(row | {"by distance": float(found.control[layer, head])})
-    table = pl.DataFrame(rows).with_columns((pl.col("attention") - pl.col("by distance").fill_nan(0)).alias("above"))
-    results.write_table(folder, "heads", table)
-    best = ledger_report.farthest(table, snapshots[-1], 3)
-    console.print(tables.rich_table(best, f"heads farthest above their control, before step {snapshots[-1]:,}"))
-    per_epoch = training.epoch_length(corpus, recipe)
-    for name, drawn in ledger_report.head_figures(table, per_epoch).items():
-        results.write_figure(folder, name, drawn)
-    results.finish(folder, "heads", origin)
-    return folder
+            attention = patterns.attention(params, tokens, pattern, run.config)
+            rows += tables.head_rows(name, step, attention)
+    frame = tables.head_frame(rows)
+    work.add("heads", tables.HEADS, frame)
+    last = max(run.snapshots)
+    work.show(tables.farthest_heads(frame, last, 3), f"heads farthest above their control, before step {last:,}")
+    for name, figure in _credit_sections.head_figures(frame, run.steps_per_epoch).items():
+        results.write_figure(work.folder, f"heads_{name}", figure)
+    return work.finish()
+
+
+def occurrences(run: Run, name: str, settings: Settings) -> tuple[torch.Tensor, Pattern] | str:
+    """Drawn validation texts in which a pattern occurs, with their marked keys; or why there are none."""
+    tokens, vocab = run.split("valid").tokens, run.corpus.vocab
+    tokens = tokens[keys.permutation(len(tokens), key=keys.Key(settings.seed, ("heads",)))].to(run.device)
+    if name == "bracket" and (missing := [repr(token) for token in "()" if token not in vocab]):
+        return f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} not in the vocabulary"
+    pattern = patterns.by_name(name, tokens, vocab.index)
+    there = pattern.any((1, 2))
+    if not bool(there.any()):
+        return f"it occurs in none of the {len(tokens)} validation texts"
+    return tokens[there][: settings.texts], pattern[there][: settings.texts]
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

@@ -1,88 +1,99 @@
 """What built a number? Splits every step's change of some probes over the data and token positions that caused it.
 
-    python experiments/ledger.py runs/demo                                              # the validation loss
-    python experiments/ledger.py runs/demo --probe "bigram:of the" --probe "head:2.1 bracket"
+    python experiments/ledger.py runs/demo --stop 40                                    # the validation loss
+    python experiments/ledger.py runs/demo --stop 40 --probe "bigram:of the" --probe "head:0.1 bracket"
 
 Probes: loss; next:WORDS => WORD (its log-probability); bigram:WORD WORD; norm:NEURON; effect:NEURON WORD;
 head:LAYER.HEAD PATTERN, where the pattern is previous, same, induction or bracket. Interrupted, the same command goes
-on where it stopped. Credits add up to what the probe really did; their sign is that of the probe's change.
+on where it stopped. Credits add up to what the probe really did; their sign is that of the probe's change. Tables hold
+all ledgers of a run; a probe's figure, ledger_PROBE.svg, is of its last one.
 """
 
-import hashlib
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
-import torch
+import stage
 import tyro
-from rich.console import Console
 
-from devinterp_func import accounts, batches, keys, ledger, ledger_report, records, results, tables, training, walks
+from devinterp_func import checks, credit, keys, records
+from devinterp_func.credit import Entries
+from devinterp_func.show import _credit_sections, results, tables, terminal, words
+
+ENDS = (("start", "start"), ("end", "stop"))  # of a ledger: where the table has the value, and the step
 
 
 @dataclass(frozen=True)
 class Settings:
-    run: tyro.conf.Positional[Path]
-    """The run directory."""
-    out: Path | None = None
-    """Where the results go; by default beside the run, RUN-results."""
+    run: tyro.conf.Positional[Path]  # the run directory
+    out: Path | None = None  # where the results go; by default beside the run, RUN-results
     probe: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A number to follow; may be repeated. By default the loss."""
-    start: int = 0
-    """First step."""
-    stop: int | None = None
-    """Step to stop before; by default as far as the run is recorded. Later it may be larger."""
-    nodes: int = 3
-    """Nodes of the quadrature: gradients of each probe a step, besides that at its end."""
-    texts: int = 20
-    """Texts of each probe that takes texts."""
-    every: int = 10
-    """Steps from one row to the next in the table of time courses."""
-    seed: int = 0
-    """Of the draw of texts."""
+    start: int = 0  # first step
+    stop: int | None = None  # step to stop before; by default as far as the run is recorded; later it may be larger
+    nodes: int = 3  # of the quadrature: gradients of each probe a step, besides that at its end
+    texts: int = 20  # of each probe that takes texts
+    every: int = 10  # steps from one row to the next in the table of time courses
+    seed: int = 0  # of the draw of texts
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    torch.set_num_threads(records.manifest(run)["threads"])  # the same bits need the same threads
-    config, recipe, corpus = training.load(run)
-    key = keys.Key(settings.seed, ("ledger",))
-    forms = settings.probe or ("loss",)
-    followed = [accounts.parse(form, corpus, config, recipe, key=key, n=settings.texts) for form in forms]
-    names, data = [probe.name for probe in followed], batches.chunk(corpus.train, recipe.context)
-    chosen = [*names, settings.start, settings.nodes, settings.texts, settings.seed]
-    stem = f"ledger-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:8]}"  # one folder for each choice
-    start, stop = walks.span(run, settings.start, settings.stop)
-    steps = ledger.walk(run, folder / stem, followed, start=start, stop=stop, m=settings.nodes)
-    for _ in tables.watched(steps, stop - start, "walking"):
+    work = stage.start("ledger", settings)
+    run, key = work.run, keys.Key(settings.seed, ("ledger",))
+    start, stop = run.span(settings.start, settings.stop)
+    checks.integer("nodes", settings.nodes)
+    checks.integer("every", settings.every)
+    names = list(dict.fromkeys(settings.probe or ("loss",)))
+    followed = [credit.parse_probe(name, run, key=key, n=settings.texts) for name in names]
+    about = {"texts": settings.texts, "seed": settings.seed}
+    folder = walk_folder(work.folder, names, about | {"probes": names, "start": start, "m": settings.nodes})
+    steps = credit.ledger(run, folder, followed, start=start, stop=stop, m=settings.nodes, about=about)
+    for _ in terminal.watched(steps, stop - start, "splitting steps"):
         pass
-    entries, names = accounts.once(ledger.read(folder / stem), names)
-    course = accounts.course_frame(entries, names, settings.every)
-    results.write_table(folder, f"{stem}_courses", course)
-    results.write_table(folder, f"{stem}_texts", texts := accounts.text_frame(entries, names, data, corpus.vocab))
-    results.write_table(folder, f"{stem}_tokens", tokens := accounts.token_frame(entries, names, data, corpus.vocab))
-    results.write_table(folder, f"{stem}_inputs", inputs := accounts.input_frame(entries, names, data, corpus.vocab))
-    results.write_table(folder, f"{stem}_excerpts", accounts.excerpt_frame(entries, names, data, corpus.vocab))
-    per_epoch = training.epoch_length(corpus, recipe)
-    for i, name in enumerate(names):
-        results.write_figure(folder, f"{stem}_{i}", ledger_report.course_figure(course, name, per_epoch))
-        own = pl.col("probe") == name
-        missed = float(entries.residual()[:, i].abs().sum() / entries.change()[:, i].abs().sum())
-        console.print(
-            f"\n{name}: {float(entries.before[0, i]):.4g} before step {start:,}, {float(entries.after[-1, i]):.4g} "
-            f"before step {start + len(entries.step):,}; its books miss {missed:.2%} of Σ|Δf|",
-            markup=False,
-        )
-        shown = course.filter(own).drop("probe").gather_every(max(1, len(course.filter(own)) // 12))
-        console.print(tables.rich_table(shown, "over training", 14))
-        shown = texts.filter(own).select("credit", "steps", "text")
-        console.print(tables.rich_table(shown, "most credited texts, of either sign", 20, width=300))
-        console.print(tables.rich_table(tokens.filter(own).drop("probe"), "by target token", 30))
-        console.print(tables.rich_table(inputs.filter(own).drop("probe"), "by input token, either way", 10))
-    console.print(f"tables and figures: {folder}/{stem}*", markup=False)
-    return folder
+    found = records.read_walk(folder, Entries)
+    entries = Entries(*(field[: stop - start] for field in found))  # the walk may have gone farther before
+    ledger = tables.LedgerKey(start, stop, settings.nodes, settings.texts, settings.seed)
+    frames = tables.ledger_frames(entries, names, ledger, run.data, run.config.vocab_size, settings.every)
+    for table, kind in tables.LEDGER_TABLES.items():
+        work.add(table, kind, frames[table])
+    for name in names:
+        probe = {table: frame.filter(pl.col("probe") == name) for table, frame in frames.items()}
+        figure = _credit_sections.course_figure(probe["ledger_courses"], run.steps_per_epoch)
+        results.write_figure(work.folder, f"ledger_{results.slug(name)}", figure)
+        show(work, probe)
+    return work.finish()
+
+
+def walk_folder(folder: Path, names: list[str], wanted: dict[str, Any]) -> Path:
+    """Where this very walk is, or will be: named by its probes and start; numbered, where another has that name."""
+    stem = f"ledger-{results.slug(' '.join(names))[:100]}-from-{wanted['start']}"
+    for i in count(1):
+        path = folder / (stem if i == 1 else f"{stem}-{i}")
+        if not (path / "manifest.json").exists() or wanted.items() <= records.manifest(path).items():
+            return path
+    raise AssertionError
+
+
+def show(work: stage.Stage, probe: dict[str, pl.DataFrame]) -> None:
+    """What a probe's ledger says, in words."""
+    [row] = tables.ledger_summary(probe["ledger_courses"]).iter_rows(named=True)
+    began, ended = (f"{row[f'at the {end}']:.4g} before step {row[step]:,}" for end, step in ENDS)
+    work.say(f"\n{row['probe']}: {began}, {ended}; its credits miss {row['missed']:.2%} of Σ|Δf|")
+    shown = {name: frame.drop(tables.LEDGER_KEY) for name, frame in probe.items()}
+    courses, vocab = shown["ledger_courses"], work.run.corpus.vocab
+    work.show(courses.gather_every(max(1, len(courses) // 12)), "over training", 14)
+    texts = []
+    for row in shown["ledger_texts"].iter_rows(named=True):
+        tokens, targets = (x[row["datum"]] for x in work.run.data)
+        said = words.excerpt(tokens, targets, row["position"], vocab)
+        texts.append({"credit": row["credit"], "steps": row["steps"], "text": str(said)})
+    frame = pl.DataFrame(texts, {"credit": pl.Float64, "steps": pl.Int64, "text": pl.String})
+    work.show(frame, "most credited texts, of either sign", 20, width=300)
+    for name, title, rows in (("ledger_tokens", "by target token", 30), ("ledger_inputs", "by input token", 10)):
+        work.show(words.spell(shown[name], tables.LEDGER_TABLES[name], vocab), title, rows)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

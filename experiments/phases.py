@@ -1,46 +1,39 @@
 """Does training have phases, and do a few snapshots show them?
 
-    python experiments/phases.py runs/demo                  # about as long as it took to train
-    python experiments/phases.py runs/a runs/b runs/c       # several seeds: do their change points agree?
+    python experiments/phases.py runs/demo                          # about as long as it took to train
+    python experiments/phases.py runs/demo --stop 100 --window 10   # its beginning, in short windows
 
-Every step is made again and measured: how large it is, how its data agree, how few of them make it, and what the model
-can predict by then. Interrupted, the same command goes on where it stopped. What was found at every step is in
-RUN-results/phases of each run, tables and figures beside it for the first one.
+Every step is replayed and measured: how large it is, how its data agree, how few of them make it, and what the model
+can predict by then. Several runs of one text, such as seeds, are compared: do their change points agree? Interrupted,
+the same command goes on where it stopped. What was measured at every step is in RUN-results/phases of each run, tables
+and figures in the results of the first.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-import torch
+import stage
 import tyro
-from rich.console import Console
+from torch import Tensor
 
-from devinterp_func import (
-    batches,
-    keys,
-    phase_snapshots,
-    phase_tables,
-    phases,
-    plots,
-    records,
-    results,
-    tables,
-    training,
-)
-from devinterp_func.changes import Points
-from devinterp_func.phase_tables import ALL, LOSSES, Course
-from devinterp_func.phases import Texts
+from devinterp_func import bigram, checks, credit, keys, records
+from devinterp_func.credit import Coherence
+from devinterp_func.records import Run
+from devinterp_func.show import results, tables, terminal
+from devinterp_func.show._phase_sections import step_figures
+from devinterp_func.tree import Params
+
+SHOWN = ("changes", "segments", "makers", "coincidence", "answers", "courses")
 
 
 @dataclass(frozen=True)
 class Settings:
     run: tyro.conf.Positional[tuple[Path, ...]]
-    """The run directories: one, or several seeds."""
+    """The run directories: one, or several of one text."""
     out: Path | None = None
     """Where the results go; by default beside the first run, RUN-results."""
     start: int = 0
-    """First step of the walk."""
+    """First step."""
     stop: int | None = None
     """Step to stop before; by default as far as each run is recorded."""
     window: int = 50
@@ -51,79 +44,75 @@ class Settings:
     """Validation texts whose losses are measured."""
     common: int = 100
     """How many tokens count as common: unigram statistics predict them."""
-    snapshots: int = 8
-    """How many snapshots are few."""
-    seed: int = 0
-    """Of the draws."""
+    snapshots: int = 8  # how many are few
+    seed: int = 0  # of the draws
 
 
 def main(settings: Settings) -> Path:
-    if not settings.run or not 1 <= settings.every <= settings.window:
-        raise ValueError(f"{len(settings.run)} runs, every {settings.every}: it takes a run, and 1 <= every <= window")
-    console, folder = Console(), results.beside(settings.run[0], settings.out)
-    key, found = keys.Key(settings.seed, ("phases",)), dict[str, list[pl.DataFrame]]()
-    seeds: list[tuple[Course, Points]] = []
-    for run in settings.run:
-        torch.set_num_threads(records.manifest(run)["threads"])  # the same bits need the same threads
-        _, recipe, corpus = training.load(run)
-        some = phases.texts(corpus, recipe.context, settings.texts, settings.common, key=key)
-        console.print(f"{run}: {some}")
-        own, course, points = analyse(settings, run, walked(settings, run, some), some, key)
-        if "answers" not in own:
-            console.print(f"{run}: fewer than {phase_snapshots.LEAST} snapshots of these steps, nothing said of them")
-        seeds.append((course, points))
-        for name, table in own.items():
-            found.setdefault(name, []).append(table.select(pl.lit(run.name).alias("run"), pl.all()))
+    labels = tables.run_labels(settings.run)
+    runs = [records.open(run) for run in settings.run]
+    check(settings, runs)
+    work, key, seeds = stage.start("phases", settings, run=runs[0]), keys.Key(settings.seed, ("phases",)), {}
+    for label, path in zip(labels, settings.run, strict=True):
+        run = records.open(path)  # again: the process takes each run's number of threads
+        start, stop = run.span(settings.start, settings.stop)
+        losses = losses_of(settings, run, key)
+        steps = replayed(settings, run, losses, start, stop)
+        frames, course, points = tables.phase_frames(label, run, steps, settings.window, key=key)
+        seeds[label] = course, points
+        near = [step for step in run.snapshots if start <= step <= stop]
+        if len(near) >= credit.FEWEST_SNAPSHOTS:
+            frames |= tables.snapshot_frames(label, run, frames["windows"], points, losses, near, settings.snapshots)
+        else:
+            work.say(f"{label}: {len(near)} snapshots of these steps, too few to look for phases among")
+        for name, frame in frames.items():
+            kind = tables.PHASE_TABLES[name]
+            work.add(f"phases_{name}", kind, frame)
+            if name in SHOWN:
+                work.show(frame.drop("run"), f"{label}: {kind.caption}", kind=kind)
+        if label == labels[0]:
+            for name, figure in step_figures(frames["windows"], course, points, run.steps_per_epoch).items():
+                results.write_figure(work.folder, name, figure)
     if len(seeds) > 1:
-        found["seeds"] = [phase_tables.seed_frame(seeds, key=keys.fold_in(key, "seeds"))]
-    for name, parts in found.items():
-        results.write_table(folder, f"phases_{name}", table := pl.concat(parts, how="diagonal_relaxed"))
-        if name not in ("windows", "models"):
-            console.print(tables.rich_table(table, name, 40))
-    draw(folder, found["windows"][0].drop("run"), seeds[0], settings.run[0])
-    console.print(f"tables and figures: {folder}/phases*")
-    return folder
+        agreement = tables.seed_frame(seeds, key=keys.fold_in(key, "seeds"))
+        work.show(work.add("phases_seeds", tables.SEEDS, agreement), tables.SEEDS.caption)
+    return work.finish()
 
 
-def walked(settings: Settings, run: Path, some: Texts) -> phases.Steps:
-    stop = settings.stop or records.n_steps(run)
-    folder = results.beside(run) / (f"phases-{settings.start:06d}" if settings.start else "phases")
-    steps = phases.walk(run, folder, some, start=settings.start, stop=stop, every=settings.every)
-    for _ in tables.watched(steps, stop - settings.start, "walking"):
+def check(settings: Settings, runs: list[Run]) -> None:
+    """All that can be seen before the work."""
+    if not runs:
+        raise ValueError("no run is given; name at least one run directory, such as runs/demo")
+    checks.integer("--texts", settings.texts)
+    checks.integer("--snapshots", settings.snapshots, least=credit.FEWEST_SNAPSHOTS)
+    for run in runs:
+        start, stop = run.span(settings.start, settings.stop)
+        credit.require_windows(stop - start, settings.window, settings.every)
+        if run.manifest["corpus"] != runs[0].manifest["corpus"]:
+            raise ValueError(f"{run} was trained on another text than {runs[0]}; runs of one text can be compared")
+
+
+def losses_of(settings: Settings, run: Run, key: keys.Key) -> tables.Losses:
+    """The losses of classes of positions of some validation texts, as a function of the weights."""
+    held_out, V = run.split("valid"), run.config.vocab_size
+    texts = bigram.class_texts(held_out, run.corpus.train, V, settings.texts, settings.common, key=key)
+
+    def losses(params: Params) -> Tensor:
+        return bigram.class_losses(params, texts, run.config)
+
+    return losses
+
+
+def replayed(settings: Settings, run: Run, losses: tables.Losses, start: int, stop: int) -> Coherence:
+    """What each step is like; steps that were measured before are read."""
+    what = {name: getattr(settings, name) for name in ("texts", "common", "seed")}
+    slug = "-".join(f"{name}-{value}" for name, value in {"start": start, "every": settings.every, **what}.items())
+    folder = results.beside(run) / "phases" / slug
+    steps = credit.coherence(run, folder, losses, what, start=start, stop=stop, every=settings.every)
+    for _ in terminal.watched(steps, stop - start, f"replaying {run}"):
         pass
-    return phases.read(folder)
-
-
-def analyse(
-    settings: Settings, run: Path, steps: phases.Steps, some: Texts, key: keys.Key
-) -> tuple[dict[str, pl.DataFrame], Course, Points]:
-    """Tables by name, what was cut, and its change points; nothing of snapshots where there are too few."""
-    units, stop = list(training.shapes(run)), int(steps.step[-1]) + 1
-    windows = phase_tables.window_frame(steps, units, settings.window)
-    found, course, points = phase_tables.frames(windows, key=key)
-    _, recipe, corpus = training.load(run)
-    tokens = batches.chunk(corpus.train, recipe.context).tokens
-    datum = torch.stack([ids for *_, ids in training.order(recipe, len(tokens), settings.start, stop)])
-    found["makers"] = phase_tables.maker_frame(steps, datum, found["segments"], units, tokens, corpus.vocab)
-    there = [step for step in records.snapshots(run) if settings.start <= step <= stop]
-    if len(there) < phase_snapshots.LEAST:
-        return found, course, points
-    chosen = {name: phase_snapshots.choose(there, settings.snapshots, name) for name in phase_snapshots.SPACINGS}
-    return found | phase_snapshots.frames(run, chosen, some, windows, points), course, points
-
-
-def draw(folder: Path, windows: pl.DataFrame, seed: tuple[Course, Points], run: Path) -> None:
-    """Losses of the classes, and the measures of steps on one scale, with the change points."""
-    _, recipe, corpus = training.load(run)
-    per_epoch = training.epoch_length(corpus, recipe)
-    course, points = seed
-    own = windows.filter(pl.col("units") == ALL)
-    losses = {name: (own["step"].to_torch(), own[name].to_torch()) for name in LOSSES}
-    step, values = torch.from_numpy(course.step), torch.from_numpy(course.values)
-    rest = {name: (step, values[:, i]) for i, name in enumerate(course.names) if name not in LOSSES}
-    for name, series, label in (("losses", losses, "loss, nats"), ("steps", rest, "measure, standardised")):
-        results.write_figure(folder, f"phases_{name}", plots.lines(series, label, per_epoch, marks=points.tolist()))
+    return Coherence(*(field[: stop - start] for field in records.read_walk(folder, Coherence)))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

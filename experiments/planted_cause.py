@@ -1,60 +1,71 @@
-"""Does the ledger find a cause that is known? Planted bigrams, and the data that contain them, ranked by their credits.
+"""Does the ledger recover a known cause? Planted bigrams, and the data that contain them, ranked by their credits.
 
-    python experiments/planted_cause.py --out runs/planted-cause
+    python experiments/planted_cause.py --seeds 1 --bigrams 3 --steps 20
 
-For each seed: planted text, a small model trained on it for an epoch, and for each of some bigrams the log-probability
-of its second word after the first. The precision is the share of the k highest data that contain the bigram.
+For each seed: planted text, a small model trained on it, and for each of some bigrams the log-probability of its second
+word after the first, in texts not trained on. The precision is the share of the k highest data that contain the bigram.
+With --out RUN-results the table is shown in that run's report.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import polars as pl
-import torch
-import tyro
-from rich.console import Console
+import stage
 
-from devinterp_func import causes, keys, ledger, results, retrain, skill, tables, text
+from devinterp_func import batches, checks, credit, keys, text
+from devinterp_func.credit import CauseStudy
+from devinterp_func.models import Config
+from devinterp_func.show import results, tables, terminal
 from devinterp_func.training import Recipe
-from devinterp_func.transformer import Config
 
 
 @dataclass(frozen=True)
 class Settings:
-    out: Path = Path("runs/planted-cause")
-    """Where the table goes."""
-    seeds: int = 3
-    """Texts and models."""
-    bigrams: int = 10
-    """Probes of each, at most 20."""
-    steps: int = 85
-    """Of training; 85 are an epoch."""
-    at: tuple[int, ...] = (10, 20, 50, 100)
-    """Numbers of highest data."""
+    out: Path = Path("runs/planted-cause")  # where the table goes
+    seeds: int = 3  # texts and models
+    bigrams: int = 10  # probes of each, at most 20
+    steps: int = 85  # of training; 85 are an epoch
+    at: tuple[int, ...] = (10, 20, 50, 100)  # numbers of highest data
 
 
 def main(settings: Settings) -> Path:
-    studies = []
-    for seed in tables.watched(range(settings.seeds), settings.seeds, "seeds"):
-        corpus = text.planted(key=seed)
-        config = Config(len(corpus.vocab), d_model=32, d_hidden=32, n_layers=1)
-        recipe = Recipe(n_steps=settings.steps, epochs=100, seed=seed, units=ledger.UNITS)
-        studies.append(causes.study(corpus, config, recipe, n=settings.bigrams))
-    rows = []
-    for score in studies[0].scores:
-        precision = torch.cat([retrain.precision_at(s.scores[score], s.truth, settings.at) for s in studies])
-        average = torch.cat([skill.average_precision(s.scores[score], s.truth) for s in studies])
-        columns = {f"precision at {k}": precision[:, i] for i, k in enumerate(settings.at)}
-        for measure, each in (columns | {"average precision": average}).items():
-            found = skill.mean_average_precision(each, key=keys.Key(0, ("planted cause",)))
-            row = {"score": score, "measure": measure, "mean": found.value, "low": found.low, "high": found.high}
-            base = torch.cat([s.truth.double().mean(1) for s in studies]).mean()
-            rows.append(row | {"base rate": float(base), "probes": found.neurons})
-    results.write_table(settings.out, "planted_cause", table := pl.DataFrame(rows))
+    check(settings)
+    seeds = terminal.watched(range(settings.seeds), settings.seeds, "training on planted text")
+    studies = [study(seed, settings) for seed in seeds]
+    found = credit.cause_precision(studies, settings.at, key=keys.Key(0, ("planted cause",)))
+    base_rate = sum(float(one.truth.double().mean()) for one in studies) / len(studies)
+    table = tables.planted_cause_frame(found, base_rate)
+    results.write_table(settings.out, "planted_cause", table)
     title = "planted causes found; 95 % bootstrap intervals over probes"
-    Console().print(tables.rich_table(table, title, 40))
+    terminal.console().print(terminal.rich_table(table, title, 40))
     return settings.out
 
 
+def study(seed: int, settings: Settings) -> CauseStudy:
+    """Planted text, a small model of it, and how the data it was trained on are ranked."""
+    corpus, recipe = text.planted(key=seed), Recipe(n_steps=settings.steps, epochs=100, seed=seed)
+    config = Config(len(corpus.vocab), d_model=32, d_hidden=32, n_layers=1)
+    data = batches.chunk(corpus.train, recipe.context)
+    pairs = dict(islice(text.planted_bigrams(corpus.vocab).items(), settings.bigrams))
+    return credit.planted_causes(data, corpus.valid, pairs, config, recipe)
+
+
+def check(settings: Settings) -> None:
+    """Refuses what would fail after the training."""
+    for name in ("seeds", "bigrams", "steps"):
+        checks.integer(name, getattr(settings, name))
+    if settings.bigrams > 20:
+        raise ValueError(f"bigrams is {settings.bigrams}; planted text has 20")
+    if not settings.at:
+        raise ValueError("at is empty; give at least one number of highest data, such as --at 10")
+    trained = settings.steps * Recipe().batch_size  # at most so many data; an epoch has them all
+    for k in settings.at:
+        if checks.integer("at", k) > trained:
+            raise ValueError(
+                f"at is {k}, but training reads {trained} data at most; give more --steps or a smaller --at"
+            )
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

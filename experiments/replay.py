@@ -1,19 +1,18 @@
-"""Re-derive one recorded step: all its per-datum deltas, the law's residual, and the largest deltas with their text.
+"""Replay one recorded step: all its per-datum deltas, how far they miss the law, and the largest with their text.
 
 python experiments/replay.py runs/demo --step 250
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import stage
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from devinterp_func import batches, outliers, records, tables, training
-from devinterp_func.records import RecordError
+from devinterp_func import checks, per_example, records
+from devinterp_func.records import RecordError, Replay
+from devinterp_func.show import terminal
 
 
 @dataclass(frozen=True)
@@ -27,38 +26,31 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    console = Console()
-    try:
-        torch.set_num_threads(records.manifest(settings.run)["threads"])  # the same bits need the same threads
-        recorded = records.read(settings.run, settings.step)
-        again = training.replay(settings.run, settings.step)
-    except RecordError as error:
-        console.print(f"[bold red]{error}[/bold red]")
-        sys.exit(1)
-    same = training.same_bits(again.record, recorded)
-    console.print(
-        f"step {again.record.step}, epoch {again.record.epoch}: loss {again.record.loss.mean():.4f},", end=" "
-    )
-    console.print(f"gradient norm {again.record.grad_norm:.4f}, clip {again.record.clip:.4f}")
-    console.print(
-        "every recorded bit came out again" if same else "[bold red]differs from what was recorded[/bold red]"
-    )
-    console.print(residual_table(again))
-    _, recipe, corpus = training.load(settings.run)
-    largest = outliers.of_step(recorded.outliers, settings.show)
-    data, shapes = batches.chunk(corpus.train, recipe.context), training.shapes(settings.run)
-    console.print(tables.shift_table(largest, recorded.datum, shapes, data, corpus.vocab))
-    sys.exit(not same)
+    checks.integer("show", settings.show)
+    run, console = records.open(settings.run), terminal.console()
+    recorded = records.read(run, settings.step)
+    replayed = records.replay(run, settings.step)
+    step = replayed.record
+    stage.say(f"step {step.step}, epoch {step.epoch}: loss {step.loss.mean():.4f},")
+    stage.say(f"gradient norm {step.grad_norm:.4f}, clip {step.clip:.4f}")
+    if not records.same_bits(step, recorded):
+        raise RecordError(f"{run}: step {settings.step}, replayed, differs from its record; try experiments/verify.py")
+    stage.say("every recorded bit came out again")
+    stage.say("missed is ‖(w' − w) − Σ deltas‖ / ‖w' − w‖")
+    console.print(missed_table(replayed))
+    largest = per_example.top_k_of_step(recorded.outliers, settings.show)
+    console.print(terminal.shift_table(largest, recorded.datum, run.shapes, run.data, run.corpus.vocab))
 
 
-def residual_table(again: training.Replay) -> Table:
+def missed_table(replayed: Replay) -> Table:
     """How far the deltas' sum misses the update, unit by unit."""
-    table = Table("unit", "‖w' − w‖", "‖(w' − w) − Σ deltas‖ / ‖w' − w‖", "entries of delta")
-    for unit, residual in again.residual.items():
-        moved = (again.after[unit] - again.before[unit]).norm()
-        table.add_row(unit, f"{moved:.4g}", f"{residual:.1e}", f"{again.deltas[unit].numel():,}")
+    table = Table("unit", "‖w' − w‖", "missed", "entries of delta")
+    table.columns[0].no_wrap = True  # a name stays whole
+    for unit, missed in replayed.missed.items():
+        moved = (replayed.after[unit] - replayed.before[unit]).norm()
+        table.add_row(terminal.plain(unit), f"{moved:.4g}", f"{missed:.1e}", f"{replayed.deltas[unit].numel():,}")
     return table
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

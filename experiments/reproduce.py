@@ -16,7 +16,7 @@ import attribute
 import capture
 import report
 import skill
-import tyro
+import stage
 
 SMALL: dict[str, dict[str, Any]] = {
     "attribute": {"parameters": 50, "neurons": 3},
@@ -52,4 +52,4 @@ def main(settings: Settings) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

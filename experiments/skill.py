@@ -1,41 +1,28 @@
-"""Does the method predict? How well each ranking of tokens foretells which predictions a neuron's ablation truly flips.
+"""Does the method predict? How well each ranking of tokens predicts which predictions a neuron's ablation truly flips.
 
     python experiments/skill.py runs/demo
 
 The truth comes from ablating MLP neurons (columns of linear1 and linear2) on the validation split, which no ranking has
 seen: a token is flipped if at 5 positions or more it is the prediction before or after, and a tenth of these change.
 Every ranking orders the whole vocabulary; its skill is the mean average precision over neurons, with a bootstrap
-interval. After growth.py its amounts take part.
+interval. After norms.py its amounts take part.
 """
 
-import json
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-import polars as pl
+import stage
 import torch
 import tyro
-from rich.console import Console
+from torch import Tensor
 
-from devinterp_func import (
-    ablation,
-    attribution,
-    batches,
-    frames,
-    keys,
-    neurons,
-    records,
-    results,
-    scores,
-    skill,
-    sweeps,
-    tables,
-    training,
-)
+from devinterp_func import keys, models, neurons, records, stats, units
 from devinterp_func.batches import Data
+from devinterp_func.checks import integer
+from devinterp_func.neurons import Neuron, Tally
+from devinterp_func.show import results, schema, tables, terminal
 
-GROWTH = {"growth": "growth", "first-order growth": "growth_first_order"}  # name -> file of growth.py
+NORMS = {"growth": "norms", "first-order growth": "norms_first_order"}  # name -> file of norms.py
 
 
 @dataclass(frozen=True)
@@ -51,79 +38,77 @@ class Settings:
     predicted: int = 60_000
     """At most so many random training data whose predictions by the finished model are looked up at the outliers."""
     pointed: int = 30
-    """In each unit so many neurons with the most outliers are "pointed at"; as many random others are compared."""
+    """In each unit so many neurons with the most outliers are judged, and as many random others."""
     seed: int = 0
     """Of draws and bootstrap."""
 
 
 def main(settings: Settings) -> Path:
-    console, run, folder = Console(), settings.run, results.beside(settings.run, settings.out)
-    marker = folder / "growth.json"
-    made = {"growth": json.loads(marker.read_text())} if marker.exists() else {}
-    origin = results.origin(run, settings) | made
-    if results.is_done(folder, "skill", origin):
-        console.print(f"skill: done before, in {folder}")
-        return folder
-    config, recipe, corpus = training.load(run)
-    params, shapes = records.read_params(run, max(records.snapshots(run))), training.shapes(run)
-    data, held_out = batches.chunk(corpus.train, recipe.context), batches.chunk(corpus.valid, recipe.context)
-    key, V = keys.Key(settings.seed, ("skill",)), config.vocab_size
-    reference = attribution.reference(corpus.train, V)
-
+    for name in ("data", "seen", "predicted", "pointed"):
+        integer(f"--{name}", getattr(settings, name))
+    if settings.seen > settings.predicted:
+        raise ValueError(f"--seen is {settings.seen}; it must be at most --predicted, which is {settings.predicted}")
+    run = records.open(settings.run)
+    folder = results.beside(run, settings.out)
+    norms = ["norms"] if (folder / "norms.json").exists() and "norms" not in results.outdated(folder, run) else []
+    work = stage.start("skill", settings, after=["attribute", *norms], run=run)
+    if work.done:
+        return work.folder
+    tally, bag = tables.read_tally(folder)
+    columns = neurons.every(run.shapes)
+    if tally.groups != tuple(columns):
+        raise ValueError("attribute.py was run with --axis out; rankings are of columns: run it with --axis in")
+    projections = [unit for unit in run.shapes if units.is_mlp_weight(unit)]
+    if not projections:
+        work.say("no MLP unit was captured, so there is nothing to rank")
+    data, key, V = run.data, keys.Key(settings.seed, ("skill",)), run.config.vocab_size
+    params, reference = run.params(), stats.token_counts(run.corpus.train, V)
     looked_at = keys.permutation(len(data.tokens), key=keys.fold_in(key, "predicted"))[: settings.predicted]
-    parts = tables.watched(looked_at.split(500), -(-len(looked_at) // 500), "the model's predictions")
-    predicted = torch.full_like(data.tokens, V)  # V: not looked up
-    for part in parts:
-        predicted[part] = ablation.predictions(params, data.tokens[part], config)
-    everyone, groups = neurons.groups(shapes)
-    shards = tables.watched(records.scan_shards(run), len(records.shards(run)), "what is predicted at the outliers")
-    there = attribution.tally(shards, Data(data.tokens, predicted), groups, len(everyone), V + 1).target[:, :V]
-    total = attribution.reference(predicted[looked_at].flatten(), V)
-    grown = {name: results.read_arrays(folder, stem) for name, stem in GROWTH.items()} if made else {}
-    arrays, drawn = results.read_arrays(folder, "tally"), looked_at[: settings.seen]
-    tested = held_out.tokens[keys.permutation(len(held_out.tokens), key=key)[: settings.data]]
-    rows: list[dict[str, object]] = []
-    for unit in [name for name in shapes if ".linear" in name]:
-        of = [i for i, neuron in enumerate(everyone) if neuron.unit == unit]
-        most = arrays["outliers"][of].argsort(descending=True, stable=True)
-        rest = most[settings.pointed :]
-        other = rest[keys.permutation(len(rest), key=keys.fold_in(key, unit))][: settings.pointed]
-        chosen = torch.cat([most[: settings.pointed], other])
-        steps = sweeps.stream(params, tested, config, [everyone[of[i]] for i in chosen.tolist()])
-        blocks = len(ablation.blocks(tested, config))
-        found = sweeps.join(tables.watched(steps, blocks, f"switching off the neurons of {unit}"))
-        truth = skill.relevant(*sweeps.flip_counts(found, len(chosen), V))
-        group = ["pointed at"] * len(most[: settings.pointed]) + ["random"] * len(other)
-        at = torch.tensor(of)[chosen]
+    seen, predicted = looked_at[: settings.seen], torch.full_like(data.tokens, V)  # V: not looked up
+    for part in terminal.watched(looked_at.split(500), -(-len(looked_at) // 500), "the model's predictions"):
+        predicted[part] = neurons.predictions(params, data.tokens[part], run.config)
+    there = neurons.tally(run.shards(), Data(data.tokens, predicted), run.shapes, V + 1).target[:, :V]
+    grown = {name: results.read_arrays(folder, file, "norms.py") for name, file in NORMS.items()} if norms else {}
+    held_out = run.split("valid").tokens
+    tested = held_out[keys.permutation(len(held_out), key=key)[: settings.data]]
+    of_model = params, run.config, data.tokens[seen], predicted[seen]
+    material = neurons.Material(*of_model, reference, stats.token_counts(predicted[looked_at].flatten(), V))
+    rows, contrasts = [], []
+    for unit in projections:
+        at, groups = chosen_rows(tally, unit, settings.pointed, keys.fold_in(key, unit))
+        members = [columns[i] for i in at.tolist()]
+        parts = neurons.sweep_in_parts(params, tested, run.config, members)
+        n_parts = len(models.logit_blocks(tested, run.config))
+        flips = neurons.join_sweeps(terminal.watched(parts, n_parts, f"ablating neurons of {unit}"))
+        truth = neurons.truly_flips(*neurons.flip_counts(flips, len(at), V))
+        index = torch.tensor([neuron.index for neuron in members])
+        counts = {"bag": bag[at], "target": tally.target[at], "input": tally.input[at]}
+        grew = {name: amounts[unit][index] for name, amounts in grown.items() if unit in amounts}
+        ranked = neurons.rankings(material, unit, index, counts, there[at], grew, key=key)
+        precisions = {}
+        n_ranked = neurons.n_rankings(len(at), len(grew))
+        for kind, name, scores in terminal.watched(ranked, n_ranked, f"judging rankings for {unit}"):
+            precisions[kind, name] = stats.average_precision(scores.float().contiguous(), truth)
+            rows += tables.skill_rows(unit, kind, name, precisions[kind, name], groups, key=key)
+        contrasts += tables.contrast_rows(unit, precisions, key=key)
+    table = work.save("skill", schema.frame(tables.SKILL, rows))
+    work.save("skill_contrasts", contrast := schema.frame(tables.CONTRASTS, contrasts))
+    work.show(tables.skill_by_unit(table).drop("kind"), "mean average precision: the best rankings", 15, 50)
+    shown = ("unit", "with the record", "model alone", "difference", "difference: low", "difference: high")
+    work.show(contrast.select(shown), "the record against the model alone", kind=tables.CONTRASTS)
+    return work.finish()
 
-        effect = scores.logit_effects(params, data.tokens[drawn], config, unit)[chosen]
-        read = {reading: arrays[reading][at] for reading in ("bag", "target", "input")}
-        of_model = scores.of_model(params, data.tokens[drawn], predicted[drawn], config, unit, reference)
-        model = {name: score[chosen] for name, score in of_model}
-        with_model = scores.of_record_and_model(
-            there[at], read["target"], reference, total, effect, model[scores.MOVED]
-        )
-        grew = {name: amount[unit][chosen] for name, amount in grown.items() if unit in amount}
-        ranked = chain(
-            (("record", *pair) for pair in chain(scores.of_record(read, reference), scores.of_growth(grew, reference))),
-            (("record and model", *pair) for pair in with_model),
-            (("model", *pair) for pair in model.items()),
-            (("chance", *pair) for pair in scores.of_chance(there[at] / (total + scores.SMOOTH), key=key)),
-        )
-        for kind, name, score in tables.watched(ranked, 41 + 6 * len(grew), f"judging scores for {unit}"):
-            precision = skill.average_precision(score.float().contiguous(), truth)
-            rows += frames.skill_rows(unit, kind, name, precision, group, key=key)
-    table = pl.DataFrame(rows)
-    results.write_table(folder, "skill", table)
-    last = table.filter((pl.col("neurons") == "all") & pl.col("sublayer").str.starts_with(f"{config.n_layers}."))
-    wide = last.pivot("sublayer", index=["score", "kind"], values="MAP").drop("kind")
-    wide = wide.sort(wide.columns[-1], descending=True, nulls_last=True)
-    known = wide["score"].is_in([scores.POST, "random"])
-    shown = pl.concat([wide.filter(~known).head(12), wide.filter(known)])
-    console.print(tables.rich_table(shown, "mean average precision in the last layer: the best, the post's, chance"))
-    results.finish(folder, "skill", origin)
-    return folder
+
+def chosen_rows(tally: Tally, unit: str, n: int, key: keys.Key) -> tuple[Tensor, list[str]]:
+    """The n neurons of a unit with the most outliers, and as many random others: their rows, and which are which."""
+    rows = torch.tensor(
+        [i for i, neuron in enumerate(tally.groups) if isinstance(neuron, Neuron) and neuron.unit == unit]
+    )
+    order = rows[tally.outliers[rows].argsort(descending=True, stable=True)]
+    most, rest = order[:n], order[n:]
+    other = rest[keys.permutation(len(rest), key=key)][:n]
+    return torch.cat([most, other]), ["most outliers"] * len(most) + ["random others"] * len(other)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

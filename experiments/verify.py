@@ -3,12 +3,11 @@
 python experiments/verify.py runs/demo
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import stage
 import tyro
-from rich.console import Console
 
 from devinterp_func import records
 
@@ -20,13 +19,11 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    console = Console(soft_wrap=True)
     try:
-        console.print(f"[green]whole[/green] {settings.run}: {records.verify(settings.run)}")
+        stage.say(f"whole {settings.run}: {records.verify(settings.run)}")
     except records.RecordError as error:
-        console.print("[bold red]not whole[/bold red]", f"{error}", markup=True)
-        sys.exit(1)
+        raise records.RecordError(f"not whole: {error}") from error
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    stage.run(main, Settings, __doc__)

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from devinterp_func import models, per_example
+from devinterp_func.models import Config, Masks, dropout_masks
 from devinterp_func.per_example import Factor, Gain, Lookup, Outer
-from devinterp_func.transformer import Config, Masks, dropout_masks
 from devinterp_func.tree import Params, Tree
 
 Entry = tuple[int, int]  # (datum, number of a parameter)
@@ -31,6 +32,16 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     """Largest absolute difference, relative to the largest absolute value expected, or to 1e-6 where all are less."""
     assert found.shape == expected.shape
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+def assert_equal(found: Tree, expected: Tree) -> None:
+    """The same bits in two trees."""
+    assert all(torch.equal(a, b) for a, b in zip(tensors(found), tensors(expected), strict=True))
+
+
+def tensors(tree: Tree) -> list[Tensor]:
+    """A tree's leaves that are tensors."""
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
 def assert_close(found: Params, expected: Params, tolerance: float) -> None:
@@ -138,6 +149,20 @@ def loop_of_grads(loss: Callable[..., Tensor], params: Tree, *batch: Tree) -> Tr
         value = loss(tree_unflatten(own, structure), *example)
         rows.append(torch.autograd.grad(value, own, materialize_grads=True))
     return tree_unflatten([torch.stack(column) for column in zip(*rows, strict=True)], structure)
+
+
+def definition(
+    params: Params, tokens: Tensor, targets: Tensor, config: Config, masks: Masks | None = None
+) -> tuple[Tensor, Params]:
+    """Losses and per-example gradients of the transformer in float64 by ``vmap(grad(loss))``."""
+
+    def loss(params: Params, x: Tensor, y: Tensor, mask: Masks | None = None) -> Tensor:
+        return models.loss(params, x, y, config, mask)
+
+    params = {name: w.double() for name, w in params.items()}
+    data = (tokens, targets) if masks is None else (tokens, targets, masks)
+    losses = torch.stack([loss(params, *example) for example in examples(data)])
+    return losses, per_example.grads(loss)(params, *data)
 
 
 def examples(batch: Tree) -> list[Tree]:

@@ -1,14 +1,17 @@
 """Records and runs to test with: small, arbitrary to the bit, the same every time."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch.utils._pytree import tree_leaves
 
-from devinterp_func import recording, records, text
-from devinterp_func.outliers import Outliers
-from devinterp_func.records import StepRecord
-from devinterp_func.transformer import Config
+from devinterp_func import records, text
+from devinterp_func.models import Config
+from devinterp_func.per_example import Outliers
+from devinterp_func.records import StepRecord, _store
 
 PLANTED = text.planted(key=0, n_tokens=3000)
 SMALL = Config(len(PLANTED.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
@@ -71,23 +74,32 @@ def build_run(run, manifest=MANIFEST, corpus=True, **settings):
     """A complete run of six steps in three shards, with weights at 0, 4 and 6 and evaluations at 4 and 6."""
     records.create(run, manifest)
     if corpus:
-        records.write_corpus(run, {"train": torch.arange(9), "vocabulary": torch.tensor(list(b"the\n<unk>"))})
-    records.write_params(run, 0, weights(0))
+        _store.write_corpus(run, {"train": torch.arange(9), "vocabulary": torch.tensor(list(b"the\n<unk>"))})
+    _store.write_params(run, 0, weights(0))
     records.write_shard(run, step_records(0, 2, **settings))
     records.write_shard(run, step_records(2, 4, **settings))
-    records.write_params(run, 4, weights(4))
-    records.write_evaluation(run, 4, {"valid_loss": 5.5, "valid_perplexity": 244.69})
+    _store.write_params(run, 4, weights(4))
+    _store.write_evaluation(run, 4, {"valid_loss": 5.5, "valid_perplexity": 244.69})
     records.write_shard(run, step_records(4, 6, **settings))
-    records.write_params(run, 6, weights(6))
-    records.write_evaluation(run, 6, {"valid_loss": float("nan")})
+    _store.write_params(run, 6, weights(6))
+    _store.write_evaluation(run, 6, {"valid_loss": float("nan")})
     return run
 
 
-def recorded(run, recipe, corpus=PLANTED, config=SMALL):
-    """A run of a small model, trained and recorded to its end."""
-    for _ in recording.record(run, corpus, config, recipe):
+def recorded(run, recipe, recording=records.Recording(), corpus=PLANTED, config=SMALL):  # noqa: B008
+    """A run of a small model, trained and recorded to its end; opened."""
+    for _ in records.record(run, corpus, config, recipe, recording):
         pass
-    return run
+    return records.open(run)
+
+
+def contents(run):
+    """Every tensor of a run's files, as bytes."""
+    found: dict[str, bytes] = {}
+    for path in sorted(Path(run).rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {f"{path.relative_to(run)}:{k}": file.get_tensor(k).numpy().tobytes() for k in file.keys()}
+    return found
 
 
 def same_bits(a, b):

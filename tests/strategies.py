@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor
 
-from devinterp_func import keys, transformer, tree
+from devinterp_func import keys, models, tree
+from devinterp_func.models import Config, Masks
 from devinterp_func.per_example import Bias, Factor, Gain, Lookup, Outer
-from devinterp_func.transformer import Config, Masks
 from devinterp_func.tree import Params
 
 few = settings(max_examples=25, deadline=None)  # for laws that take milliseconds
@@ -80,7 +80,7 @@ LEAST = Config(vocab_size=1, d_model=1, n_heads=1, d_hidden=1, n_layers=1, dropo
 
 def weights(config: Config, dtype: torch.dtype = torch.float64, seed: int = 0) -> Params:
     """Parameters of which none is zero, as biases are at the start, and no two layers alike."""
-    start = transformer.init(config, key=seed, clone_layers=False)
+    start = models.init(config, key=seed, clone_layers=False)
     noise = {name: keys.uniform(w.shape, -0.2, 0.2, key=keys.fold_in(seed, "noise", name)) for name, w in start.items()}
     return tree.map(lambda w: w.to(dtype), tree.add(start, noise))
 
@@ -93,7 +93,15 @@ def batch(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> tuple[
 
 def masks_of(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> Masks:
     """Dropout masks of n data."""
-    return transformer.stacked_dropout_masks(config, context, each=[keys.fold_in(seed, j) for j in range(n)])
+    return models.stacked_dropout_masks(config, context, each=[keys.fold_in(seed, j) for j in range(n)])
+
+
+def small(
+    dtype: torch.dtype = torch.float64, masked: bool = True, config: Config = SMALL
+) -> tuple[Params, Tensor, Tensor, Config, Masks | None]:
+    """Arguments of ``capture`` for a small model."""
+    tokens, targets = batch(config)
+    return weights(config, dtype), tokens, targets, config, masks_of(config) if masked else None
 
 
 # ---- factors

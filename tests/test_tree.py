@@ -49,16 +49,27 @@ def test_norm_is_the_vectors_norm(one):
     assert tree.norm(one).item() == pytest.approx(np.linalg.norm(flat(one)), rel=1e-13)
 
 
-@given(st.integers(1, 3).flatmap(lambda n: trees(examples=n)))
+def test_flat_names_every_leaf():
+    one = torch.ones(2)
+    tree_ = {"layers": [one, {"w": one}], "pair": Pair(one, (one, 3)), 7: one}
+    assert list(tree.flat(tree_)) == ["layers.0", "layers.1.w", "pair.a", "pair.b.0", "pair.b.1", "7"]
+    assert all(leaf is one or leaf == 3 for leaf in tree.flat(tree_).values())
+    assert tree.flat(one) == {"": one}
+
+
+@given(st.lists(trees(), min_size=1, max_size=1).flatmap(lambda one: st.lists(like(one[0]), min_size=1, max_size=3)))
 @few
-def test_per_example_norm_is_each_examples_norm(batch):
-    rows = [tree.map(lambda leaf, j=j: leaf[j], batch) for j in range(len(batch["unit0"]))]
-    assert tree.per_example_norm(batch).tolist() == pytest.approx([tree.norm(row).item() for row in rows], rel=1e-13)
+def test_stack_is_the_loop(items):
+    stacked = tree.stack(items)
+    assert all(torch.equal(stacked[name][j], item[name]) for j, item in enumerate(items) for name in item)
+    assert {len(leaf) for leaf in stacked.values()} == {len(items)}
 
 
-def test_per_example_norm_takes_scalar_leaves():
-    batch = {"scalar": torch.tensor([3.0, 0.0]), "vector": torch.tensor([[4.0], [1.0]])}
-    assert tree.per_example_norm(batch).tolist() == [5.0, 1.0]
+def test_stacked_namedtuples_are_namedtuples():
+    stacked = tree.stack(
+        [Pair(torch.tensor(1), {"b": torch.tensor([2])}), Pair(torch.tensor(3), {"b": torch.tensor([4])})]
+    )
+    assert isinstance(stacked, Pair) and stacked.a.tolist() == [1, 3] and stacked.b["b"].tolist() == [[2], [4]]
 
 
 def test_operations_keep_structure_and_go_through_any_pytree():

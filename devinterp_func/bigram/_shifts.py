@@ -1,0 +1,231 @@
+"""A walk over a run that follows the bigram decoder: every step's largest shifts, and the data that caused them.
+
+``records.walk`` replays the steps, holding one copy of the weights and one update; the largest entries of ΔW_UE at
+every step come out exactly, with no V×V matrix and no stored gradients.
+
+A step is split over its data through the factors of two units: the embedding's rows, and the last layer norm, whose
+output is what the unembedding reads. The unembedding's back-signals are formed at the chosen output tokens alone.
+
+Source: steps 1-4 in Appendix IV of *Training Process Transparency through Gradient Interpretability: Early Experiments
+on Toy Language Models* (Krzyzanowski and Hubinger 2023), which found it prohibitive to store.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from devinterp_func import models, optim, records, tree, units
+from devinterp_func.bigram._decoder import (
+    DatumShifts,
+    Terms,
+    check_pairs,
+    datum_shifts,
+    embedding_rows,
+    entries,
+    row_terms,
+    unembedding_rows,
+)
+from devinterp_func.bigram._search import top_shifts
+from devinterp_func.per_example import VOCABULARY_BLOCK, Gain, Lookup
+from devinterp_func.records import Run, RunPath
+from devinterp_func.training import Move
+from devinterp_func.tree import Params
+
+W_U, W_E = units.UNEMBEDDING, units.EMBEDDING
+Tokens = Int[Tensor, "p"]
+
+
+class Shifts(NamedTuple):
+    """What a step did to the bigram decoder, or S steps, stacked: its k largest shifts, and q chosen entries."""
+
+    step: Int[Tensor, "*S"]
+    output: Int[Tensor, "*S k"]  # of the largest shifts, largest first
+    input: Int[Tensor, "*S k"]
+    embedding: Float[Tensor, "*S k"]  # W_U ΔW_Eᵀ
+    unembedding: Float[Tensor, "*S k"]  # ΔW_U W_Eᵀ
+    cross: Float[Tensor, "*S k"]  # ΔW_U ΔW_Eᵀ
+    datum: Int[Tensor, "*S k"]  # id of the datum that moved the pair farthest in the direction of its shift
+    amount: Float[Tensor, "*S k"]  # that datum's part, first-order terms
+    missed: Float[Tensor, "*S"]  # |shift - (sum of the data's parts + cross term)|, the largest of the k
+    pairs: Int[Tensor, "*S"]  # multiplied in finding the k largest; see ``bigram.Certificate``
+    evaluated: Int[Tensor, "*S"]  # of these, evaluated in float64
+    bound: Float[Tensor, "*S"]  # on |shift| of all others
+    entry: Float[Tensor, "*S q"]  # W_UE at the chosen pairs, before the step
+    change: Float[Tensor, "*S q"]  # ΔW_UE at the chosen pairs
+
+    def value(self) -> Float[Tensor, "*S k"]:
+        """The largest shifts: the sum of their three terms."""
+        return Terms(self.embedding, self.unembedding, self.cross).total()
+
+    def __repr__(self) -> str:
+        k, q = self.output.shape[-1], self.entry.shape[-1]
+        steps = f"step {self.step}" if self.step.ndim == 0 else f"{len(self.step)} steps"
+        return f"Shifts of {steps}: the {k} largest up to {self.value().abs().max():.4g}, {q} chosen pairs"
+
+
+# ---- one step
+
+
+@torch.no_grad()
+def step_shifts(
+    move: Move, targets: Int[Tensor, "n C"], batch_size: int, k: int, output: Tokens, input: Tokens
+) -> Shifts:
+    """The shifts of one step, in main memory.
+
+    Args:
+        move, targets, batch_size: of ``datum_split``.
+        k: how many of the largest.
+        output, input: the chosen pairs.
+
+    Raises:
+        ValueError: k or a token out of range, or weights that are not finite.
+    """
+    before, after = move.before, move.after
+    top = top_shifts(before[W_U], before[W_E], after[W_U] - before[W_U], after[W_E] - before[W_E], k)
+    split = datum_split(move, targets, batch_size, top.output, top.input)
+    parts = (split.embedding + split.unembedding).double()
+    row = (parts * top.value.sign()).argmax(0)
+    shifts = Shifts(
+        step=torch.tensor(move.step),
+        output=top.output.int(),
+        input=top.input.int(),
+        **top.terms._asdict(),
+        datum=move.datum.to(row.device)[row].int(),
+        amount=parts.gather(0, row[None])[0],
+        missed=(top.value - parts.sum(0) - split.cross).abs().max(),
+        pairs=torch.tensor(top.certificate.pairs),
+        evaluated=torch.tensor(top.certificate.evaluated),
+        bound=torch.tensor(top.certificate.bound, dtype=torch.float64),
+        entry=entries(output, input, before[W_U], before[W_E]),
+        change=_change(before, after, output, input),
+    )
+    return tree.map(lambda x: x.cpu(), shifts)
+
+
+def datum_split(move: Move, targets: Int[Tensor, "n C"], batch_size: int, output: Tokens, input: Tokens) -> DatumShifts:
+    """ΔW_UE of a step at chosen pairs, split over its data.
+
+    Args:
+        move: a step with the factors of ``capture_units``.
+        targets: next tokens of its data.
+        batch_size: the divisor of the mean gradient, also where data were removed from the batch.
+        output, input: the pairs.
+
+    Raises:
+        ValueError: the step lacks the factors.
+
+    >>> from devinterp_func import batches, training
+    >>> config, recipe = models.Config(9, 4, 2, 4, 1), training.Recipe(context=3, batch_size=2)
+    >>> params, data = training.initial(config, recipe), batches.chunk(torch.arange(9), 3)
+    >>> move = next(training.moves(params, data, config, recipe, captured=capture_units(params)))
+    >>> datum_split(move, data.targets[move.datum], 2, torch.tensor([2]), torch.tensor([1])).embedding.shape
+    torch.Size([2, 1])
+    """
+    embedding, last = capture_units(move.before)
+    lookup, norm = move.factors.get(embedding), move.factors.get(last)
+    if not (isinstance(lookup, Lookup) and isinstance(norm, Gain)):
+        has = ", ".join(move.factors) or "no unit"
+        raise ValueError(f"step {move.step} has factors of {has}; make it with captured={(embedding, last)}")
+    stream = norm.inputs * move.before[last] + move.before[units.final_norm(move.before)[1]]
+    signal = _decoder_signal(move, stream, targets, output) * optim.share(move.info, batch_size)
+    dW_U = unembedding_rows(signal, stream)
+    dW_E = embedding_rows(input, lookup.tokens, lookup.signals)
+    return datum_shifts(output, input, move.before[W_U], move.before[W_E], dW_U, dW_E)
+
+
+def capture_units(names: Iterable[str]) -> tuple[str, str]:
+    """What a step must be captured with: the embedding, and the layer norm that the unembedding reads."""
+    return W_E, units.final_norm(names)[0]
+
+
+def _decoder_signal(
+    move: Move, stream: Float[Tensor, "n C d"], targets: Int[Tensor, "n C"], output: Tokens
+) -> Float[Tensor, "n C p"]:
+    """Gradient of each datum's loss by its logits at the output tokens: (softmax - onehot) / C."""
+    weight, bias = move.before[W_U], move.before[units.UNEMBEDDING_BIAS]
+    logits = stream @ weight[output].T + bias[output]
+    softmax = (logits - _log_normaliser(weight, bias, stream)[..., None]).exp()
+    return (softmax - (targets[..., None] == output).to(softmax.dtype)) / targets.shape[1]
+
+
+def _log_normaliser(
+    weight: Float[Tensor, "V d"], bias: Float[Tensor, "V"], stream: Float[Tensor, "n C d"]
+) -> Float[Tensor, "n C"]:
+    """log Σ exp(logit), in blocks of the vocabulary that stay in cache."""
+    h = stream.flatten(0, 1).T.contiguous()
+    blocks = zip(weight.split(VOCABULARY_BLOCK), bias.split(VOCABULARY_BLOCK), strict=True)
+    parts = torch.stack([torch.logsumexp(torch.addmm(b[:, None], w, h), 0) for w, b in blocks])
+    return torch.logsumexp(parts, 0).view(stream.shape[:2])
+
+
+def _change(before: Params, after: Params, output: Tokens, input: Tokens) -> Float[Tensor, "p"]:
+    """ΔW_UE at chosen pairs; the updates are differences in float64, so that they add up over steps."""
+    w, e = before[W_U][output].double(), before[W_E][input].double()
+    dw, de = after[W_U][output].double() - w, after[W_E][input].double() - e
+    return row_terms(w, e, dw, de).total()
+
+
+# ---- a run
+
+
+def shifts(
+    run: Run, folder: RunPath, *, start: int = 0, stop: int | None = None, k: int = 100, output: Tokens, input: Tokens
+) -> Iterator[tuple[int, Shifts]]:
+    """Replays the steps of a run and writes their shifts into a folder, as ``records.walk`` does.
+
+    Args:
+        run, folder, start, stop: of ``records.walk``.
+        k: how many of the largest shifts of each step.
+        output, input: the pairs whose entries are followed.
+
+    Yields:
+        Each new step, and its shifts; ``records.read_walk(folder, Shifts)`` gives them all.
+
+    Raises:
+        ValueError: start, stop, k or a token out of range.
+        RecordError: the walk in the folder follows other pairs, or as ``records.walk``.
+    """
+    V = run.config.vocab_size
+    if not 1 <= k <= V**2:
+        raise ValueError(f"k is {k}; it must be from 1 to V² = {V**2}")
+    check_pairs(output, input, V)
+
+    def look(move: Move, _: records.Last[Shifts] | None) -> Shifts:
+        targets = run.data.targets[move.datum].to(move.before[W_U].device)
+        return step_shifts(move, targets, run.recipe.batch_size, k, output, input)
+
+    what = {"walk": "bigram shifts", "k": k, "pairs": {"output": output.tolist(), "input": input.tolist()}}
+    _require_same_pairs(folder, what)
+    captured = capture_units(models.shapes(run.config))
+    yield from records.walk(run, folder, what, captured, look, Shifts, start=start, stop=stop)
+
+
+def telescope(shifts: Shifts, step: int, entry: Float[Tensor, "q"]) -> float:
+    """How far the chosen entries before ``step`` are from those at the walk's start plus all shifts between.
+
+    Args:
+        shifts: of the walk.
+        step: in the walk, or the one after its last.
+        entry: W_UE at the chosen pairs in the weights before that step.
+
+    Returns:
+        The largest |W_UE(step) - W_UE(start) - Σ ΔW_UE| of the pairs.
+    """
+    first = int(shifts.step[0])
+    if not first <= step <= first + len(shifts.step):
+        raise ValueError(f"step {step} is not in the walk over steps {first} to {int(shifts.step[-1])}")
+    return float((entry - shifts.entry[0] - shifts.change[: step - first].sum(0)).abs().amax())
+
+
+def _require_same_pairs(folder: RunPath, what: Mapping[str, Any]) -> None:
+    """Says in a line what ``records.walk`` would say by listing hundreds of tokens."""
+    if (Path(folder) / "manifest.json").exists() and records.manifest(folder).get("pairs", what["pairs"]) != what[
+        "pairs"
+    ]:
+        raise records.RecordError(
+            f"the walk in {folder} follows other pairs of tokens; follow the same ones, or walk into another folder"
+        )

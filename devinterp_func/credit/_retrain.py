@@ -1,0 +1,179 @@
+"""Is a credit true? The same steps retrained without the data that were credited, and without others.
+
+What is removed are occurrences: places in the batches of some steps from a snapshot on. What is left keeps its weight
+in its step; the clip coefficient follows from what is left (``training.moves``).
+
+    effect = f(w without) − f(w)        predicted: −Σ credits of what is removed, or −Σ marginals
+
+The ledger's predictions are first guesses: they are sums over single steps on the way that training really went, while
+a removal changes every later step too.
+
+The other way round, one more step on the credited data alone: the tail-patch of Chang et al. 2024, *Scalable Influence
+and Fact Tracing for Large Language Model Pretraining*.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from devinterp_func import batches, checks, optim, per_example, records, training, units
+from devinterp_func.batches import Data
+from devinterp_func.credit._ledger import split_change
+from devinterp_func.credit.probes import Probe
+from devinterp_func.models import Config
+from devinterp_func.records import Run, RunPath
+from devinterp_func.training import Move, Recipe
+from devinterp_func.tree import Params
+
+
+class Window(NamedTuple):
+    """Some steps of a run, to be retrained from a snapshot on."""
+
+    params: Params  # before step ``start``
+    data: Data
+    config: Config
+    recipe: Recipe
+    start: int
+    stop: int
+
+    def __repr__(self) -> str:
+        return f"Window of steps {self.start:,} to {self.stop:,}"
+
+
+class DatumAmounts(NamedTuple):
+    """A ledger's entries by datum, and how far each datum moved the weights: of a step, or of S steps, stacked."""
+
+    step: Int[Tensor, "*S"]
+    datum: Int[Tensor, "*S n"]
+    credit: Float[Tensor, "*S P n"]
+    marginal: Float[Tensor, "*S P n"]
+    at_start: Float[Tensor, "*S P n"]  # first order at the start of the step; NaN where it was not asked for
+    norm: Float[Tensor, "*S n"]  # of the datum's delta of all parameters
+
+    def predicted(self, removed: Bool[Tensor, "S n"]) -> dict[str, Float[Tensor, "P"]]:
+        """What a removal is predicted to do to each probe: minus the removed credits, or marginals."""
+        chosen = removed[:, None]
+        kinds = {"credit": self.credit, "marginal": self.marginal}
+        return {kind: -(amounts * chosen).sum((0, 2), dtype=torch.float64) for kind, amounts in kinds.items()}
+
+    def scores(self, names: Sequence[str], kinds: Sequence[str]) -> dict[str, Float[Tensor, "S n"]]:
+        """How much each datum helped each probe, and how far it moved the weights, by name.
+
+        To help is to lower a loss, and to raise any other probe.
+
+        Args:
+            names: of the probes; "loss" is a loss.
+            kinds: "credit", "marginal" or "at_start".
+        """
+        amounts = {"credit": self.credit, "marginal": self.marginal, "at_start": self.at_start}
+        signs = [-1 if name == "loss" else 1 for name in names]
+        scores = {
+            f"{kind}, {name}": amounts[kind][:, i] * sign
+            for kind in kinds
+            for i, (name, sign) in enumerate(zip(names, signs, strict=True))
+        }
+        return scores | {"norm": self.norm}
+
+    def __repr__(self) -> str:
+        return f"DatumAmounts of {self.step.numel()} steps, {self.credit.shape[-2]} probes"
+
+
+# ---- training again
+
+
+def window(run: Run, start: int, steps: int) -> Window:
+    """The steps of a run from a snapshot on.
+
+    Raises:
+        ValueError: the run has no snapshot before step ``start``, or is not recorded so far.
+    """
+    run.span(start, start + checks.integer("steps", steps))
+    if start not in (known := run.snapshots):
+        raise ValueError(f"{run} has no snapshot before step {start}; it has them before {', '.join(map(str, known))}")
+    run.require_same_machine()
+    return Window(run.params(start), run.data, run.config, run.recipe, start, start + steps)
+
+
+def retrain(window: Window, removed: Bool[Tensor, "S n"] | None = None) -> Params:
+    """The weights at the window's end, trained without some occurrences; order, masks and rates are the run's.
+
+    Args:
+        window: of ``window``, or made by hand.
+        removed: of each step, which places of its batch are left out; None for none.
+
+    Raises:
+        ValueError: ``removed`` is not of these steps.
+    """
+    params, data, config, recipe, start, stop = window
+    for move in training.moves(params, data, config, recipe, start=start, stop=stop, removed=removed):
+        params = move.after
+    return params
+
+
+def tail_patch(params: Params, ids: Int[Tensor, "m"], window: Window) -> Params:
+    """The weights after one more step on some data, clipped, at the rate of the window's last step, without dropout."""
+    epoch = (window.stop - 1) // batches.n_batches(len(window.data.tokens), window.recipe.batch_size)
+    gradient = per_example.capture(params, *batches.take(window.data, ids), window.config).mean_grads
+    lr = optim.learning_rate(epoch, window.recipe.lr, window.recipe.gamma)
+    return optim.update(params, gradient, lr=lr, max_norm=window.recipe.max_norm)[0]
+
+
+# ---- what each datum did
+
+
+def datum_ledger(
+    run: Run,
+    folder: RunPath,
+    probes: Sequence[Probe],
+    what: Mapping[str, Any],
+    *,
+    start: int,
+    stop: int,
+    m: int = 3,
+    at_start: bool = False,
+) -> Iterator[tuple[int, DatumAmounts]]:
+    """Replays the steps of a run and writes what each datum did to the probes into a folder, as ``records.walk`` does.
+
+    Args:
+        run, folder, start, stop: of ``records.walk``.
+        probes: at least one, with names of their own.
+        what: names and values that, beside the probes' names, say which probes these are.
+        m, at_start: of ``credit.split_change``.
+
+    Yields:
+        Each new step, and its amounts; ``records.read_walk(folder, DatumAmounts)`` gives them all.
+
+    Raises:
+        ValueError: start or stop out of range, or as ``credit.split_change``.
+        RecordError: as ``records.walk``.
+    """
+    names = [probe.name for probe in probes]
+    about = {"walk": "datum ledger", "probes": names, "nodes": m, "at start": at_start, **what}
+
+    def measured(move: Move, last: records.Last[DatumAmounts] | None) -> DatumAmounts:
+        return datum_amounts(move, probes, m, at_start=at_start)
+
+    yield from records.walk(run, folder, about, units.EVERY, measured, DatumAmounts, start=start, stop=stop)
+
+
+def datum_amounts(move: Move, probes: Sequence[Probe], m: int, *, at_start: bool = False) -> DatumAmounts:
+    """``credit.split_change`` by datum, and the norms of the deltas."""
+    unasked = torch.full((len(probes),), torch.nan)  # the values before the step; each would take a gradient more
+    entries = split_change(move, probes, m, at_start=at_start, before=unasked)
+    credit, marginal, first = (x.sum(-1) for x in (entries.credit, entries.marginal, entries.at_start))
+    norm = per_example.delta_norms(move.factors).double().cpu()
+    return DatumAmounts(entries.step, entries.datum, credit, marginal, first, norm)
+
+
+@torch.no_grad()
+def probe_values(probes: Sequence[Probe], params: Params) -> dict[str, float]:
+    """Each probe by name."""
+    return {probe.name: float(probe.value(params)) for probe in probes}
+
+
+def probe_changes(probes: Sequence[Probe], params: Params, reference: Mapping[str, float]) -> dict[str, float]:
+    """Each probe by name, against a value of it."""
+    return {name: value - reference[name] for name, value in probe_values(probes, params).items()}

@@ -1,0 +1,203 @@
+"""Neurons: the columns or the rows of a weight, and which parameters belong to which.
+
+For a weight of shape (out, in), neuron i of ``axis="in"`` is column i, all that one input feeds; neuron i of
+``axis="out"`` is row i, all that feeds one output. For ``linear2.weight`` a column is a hidden neuron of the MLP; for
+``linear1.weight`` a column is a coordinate of the stream and a row is a hidden neuron. A neuron carries its
+axis, so that the two are never mixed. Units that are not 2-D have no neurons.
+
+Source: *Training Process Transparency through Gradient Interpretability: Early Experiments on Toy Language Models*
+(Krzyzanowski and Hubinger 2023), whose neurons are columns.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from devinterp_func import units
+from devinterp_func.tree import Params
+
+Axis = Literal["in", "out"]
+
+
+class Neuron(NamedTuple):
+    """Column ``index`` of a unit, or with ``axis="out"`` its row ``index``.
+
+    >>> str(Neuron("layers.2.linear2.weight", 96)), str(Neuron("layers.2.linear2.weight", 96, "out"))
+    ('layers.2.linear2.weight:96', 'layers.2.linear2.weight:96:out')
+    """
+
+    unit: str
+    index: int  # type: ignore[assignment]  # a tuple's own method
+    axis: Axis = "in"
+
+    def __str__(self) -> str:
+        return f"{self.unit}:{self.index}" + (":out" if self.axis == "out" else "")
+
+
+class Groups(NamedTuple):
+    """Sets of parameters, each a neuron or a single parameter."""
+
+    members: tuple[Neuron | int, ...]  # neurons, or numbers of parameters
+    of: Int64[Tensor, "P"]  # each parameter's group, an index into the members; −1 for none
+
+    def __repr__(self) -> str:
+        return f"Groups({len(self.members):,} groups of {int((self.of >= 0).sum()):,} of {len(self.of):,} parameters)"
+
+
+def parse(text: str) -> Neuron:
+    """The neuron that ``str`` wrote.
+
+    Raises:
+        ValueError: the text is not of the form UNIT:INDEX or UNIT:INDEX:out.
+
+    >>> parse("layers.2.linear2.weight:96")
+    Neuron(unit='layers.2.linear2.weight', index=96, axis='in')
+    """
+    match = re.fullmatch(r"(.+):([0-9]+)(:in|:out)?", text, re.DOTALL)
+    if match is None:
+        example = "layers.2.linear2.weight:96 or, for a row, layers.2.linear2.weight:96:out"
+        raise ValueError(f"{text!r} is not a neuron; write UNIT:INDEX, such as {example}")
+    return Neuron(match[1], int(match[2]), "out" if match[3] == ":out" else "in")
+
+
+def require(shapes: units.Shapes, neuron: Neuron) -> Neuron:
+    """The neuron itself, if the units have it.
+
+    Args:
+        shapes: units by name, such as an opened run's ``shapes``.
+        neuron: which.
+
+    Raises:
+        ValueError: no such unit, axis or index; what there is is named.
+    """
+    _require_axis(neuron.axis)
+    if neuron.unit not in (units := _with_neurons(shapes)):
+        raise ValueError(f"{neuron.unit!r} has no neurons; units that have are {', '.join(units) or 'none'}")
+    size = width(shapes[neuron.unit], neuron.axis)
+    if not 0 <= neuron.index < size:
+        line = "column" if neuron.axis == "in" else "row"
+        raise ValueError(f"{neuron.unit} has no {line} {neuron.index}; its {line}s are 0 to {size - 1}")
+    return neuron
+
+
+def width(shape: tuple[int, ...], axis: Axis) -> int:
+    """How many neurons a unit of this shape (out, in) has: columns, or rows."""
+    return shape[1] if axis == "in" else shape[0]
+
+
+def every(shapes: units.Shapes, axis: Axis = "in", units: Iterable[str] | None = None) -> list[Neuron]:
+    """All neurons in order: unit after unit, by index.
+
+    Args:
+        shapes: units by name; those that are not 2-D have none.
+        axis: columns or rows.
+        units: only of these; in the order of ``shapes`` all the same.
+
+    Raises:
+        ValueError: an unknown axis, or one of ``units`` has no neurons.
+
+    >>> [str(neuron) for neuron in every({"a": (1, 2), "bias": (3,)})]
+    ['a:0', 'a:1']
+    """
+    _require_axis(axis)
+    chosen = _with_neurons(shapes) if units is None else {require(shapes, Neuron(name, 0, axis)).unit for name in units}
+    return [Neuron(name, i, axis) for name in shapes if name in chosen for i in range(width(shapes[name], axis))]
+
+
+def groups(shapes: units.Shapes, axis: Axis = "in") -> Groups:
+    """All neurons, and which of them each parameter belongs to.
+
+    Args:
+        shapes: the captured units, in the order that numbers their P parameters.
+        axis: columns or rows.
+
+    Returns:
+        ``every(shapes, axis)``, and for each parameter number an index into it, −1 for those of units without neurons.
+
+    >>> groups({"a": (2, 3)}).of, groups({"a": (2, 3)}, "out").of
+    (tensor([0, 1, 2, 0, 1, 2]), tensor([0, 0, 0, 1, 1, 1]))
+    """
+    parts, start = [torch.zeros(0, dtype=torch.int64)], 0
+    for shape in shapes.values():
+        if len(shape) != 2:
+            parts.append(torch.full((torch.Size(shape).numel(),), -1))
+            continue
+        numbers = torch.arange(start, start + width(shape, axis))
+        parts.append((numbers if axis == "in" else numbers[:, None]).expand(shape).flatten())
+        start += len(numbers)
+    return Groups(tuple(every(shapes, axis)), torch.cat(parts))
+
+
+def parameter_groups(parameters: Int[Tensor, "G"], n_parameters: int) -> Groups:
+    """Groups of a single parameter each.
+
+    Args:
+        parameters: their numbers, each once.
+        n_parameters: P.
+
+    >>> parameter_groups(torch.tensor([3, 1]), 4).of
+    tensor([-1,  1, -1,  0])
+    """
+    of = torch.full((n_parameters,), -1, dtype=torch.int64)
+    of[parameters] = torch.arange(len(parameters))
+    return Groups(tuple(parameters.tolist()), of)
+
+
+def of_parameters(shapes: units.Shapes, parameters: Sequence[int], axis: Axis = "in") -> dict[Neuron, list[int]]:
+    """The neurons of some parameters, in order of first appearance, each with its own of them.
+
+    Args:
+        shapes: the captured units, in order.
+        parameters: parameter numbers, such as the most frequent outliers, most frequent first (the post's order).
+        axis: columns or rows.
+
+    Returns:
+        Neuron -> its parameters in the given order. Parameters of units without neurons are left out.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    >>> {str(neuron): of for neuron, of in of_parameters({"a": (2, 3)}, [4, 0, 1]).items()}
+    {'a:1': [4, 1], 'a:0': [0]}
+    """
+    neurons, group_of = every(shapes, axis), groups(shapes, axis).of
+    members: dict[Neuron, list[int]] = {}
+    for parameter in parameters:
+        if not 0 <= parameter < len(group_of):
+            raise ValueError(f"parameter {parameter} is out of range: the units have {len(group_of)} parameters")
+        if (group := int(group_of[parameter])) >= 0:
+            members.setdefault(neurons[group], []).append(int(parameter))
+    return members
+
+
+def weights(params: Params, neuron: Neuron) -> Float[Tensor, "w"]:
+    """The neuron's weights, a view: column or row ``index`` of its unit.
+
+    Raises:
+        ValueError: the parameters have no such neuron.
+    """
+    require({name: tuple(weight.shape) for name, weight in params.items()}, neuron)
+    return params[neuron.unit].select(1 if neuron.axis == "in" else 0, neuron.index)
+
+
+def operation_of(params: Params, neuron: Neuron) -> str:
+    """The operation of the model that a neuron's unit belongs to.
+
+    Raises:
+        ValueError: no layer has such a neuron; what there is is named.
+    """
+    layers = {name: tuple(weight.shape) for name, weight in params.items() if units.is_in_layer(name)}
+    return units.operation(require(layers, neuron).unit)
+
+
+def _with_neurons(shapes: units.Shapes) -> list[str]:
+    return [name for name, shape in shapes.items() if len(shape) == 2]
+
+
+def _require_axis(axis: str) -> None:
+    if axis not in ("in", "out"):
+        raise ValueError(f"axis is {axis!r}; it must be 'in' or 'out'")

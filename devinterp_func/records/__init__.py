@@ -1,0 +1,62 @@
+"""A run on disk: sealed step records, resumable recording, an opened run, replay and walks over it."""
+
+from devinterp_func.records._directory import n_steps, shards, snapshots
+from devinterp_func.records._manifest import RunPath, create, manifest
+from devinterp_func.records._record_step import Recording, delta_buffer, same_bits, to_record
+from devinterp_func.records._recorder import Progress, n_bytes, prepare, record
+from devinterp_func.records._replay import Replay, replay
+from devinterp_func.records._run import Curve, Run, open
+from devinterp_func.records._sealed import RecordError, canonical, install
+from devinterp_func.records._step import Shard, StepRecord
+from devinterp_func.records._store import (
+    Verified,
+    full_log_bytes,
+    read,
+    read_evaluations,
+    read_params,
+    scan,
+    scan_shards,
+    verify,
+    write_shard,
+)
+from devinterp_func.records._walk import SHARD, Last, read_walk, walk
+
+__all__ = [
+    "Curve",
+    "Last",
+    "Progress",
+    "RecordError",
+    "Recording",
+    "Replay",
+    "Run",
+    "RunPath",
+    "SHARD",
+    "Shard",
+    "StepRecord",
+    "Verified",
+    "canonical",
+    "create",
+    "delta_buffer",
+    "full_log_bytes",
+    "install",
+    "manifest",
+    "n_bytes",
+    "n_steps",
+    "open",
+    "prepare",
+    "read",
+    "read_evaluations",
+    "read_params",
+    "read_walk",
+    "record",
+    "replay",
+    "same_bits",
+    "scan",
+    "scan_shards",
+    "shards",
+    "snapshots",
+    "to_record",
+    "verify",
+    "walk",
+    "write_shard",
+]

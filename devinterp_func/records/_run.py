@@ -1,0 +1,246 @@
+"""An opened run: what made it, its record, and its steps replayed.
+
+``open`` reads and checks everything once. This is the only place where a run's model and text are built again, where
+the process's threads are set to the run's, and where device and versions are held against those of the recording.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from devinterp_func import batches, models, text, training
+from devinterp_func.batches import Data
+from devinterp_func.models import Config
+from devinterp_func.records._directory import n_steps, snapshots
+from devinterp_func.records._machine import is_missing, machine, on_device
+from devinterp_func.records._manifest import RunPath, manifest
+from devinterp_func.records._record_step import Recording
+from devinterp_func.records._sealed import RecordError
+from devinterp_func.records._step import StepRecord, equal_bits
+from devinterp_func.records._store import read_corpus, read_params, scan, scan_shards
+from devinterp_func.text import Corpus
+from devinterp_func.training import Move, Recipe
+from devinterp_func.tree import Params
+from devinterp_func.units import Patterns
+
+MADE_BY = {"config", "recipe", "recording", "units", "corpus", "device", "threads"}  # what a training's manifest says
+BIT_EXACT = ("numpy", "torch")  # whose versions decide the bits of a step
+
+
+class Curve(NamedTuple):
+    """A run's training, step by step."""
+
+    loss: Float[Tensor, "T"]  # mean over the batch, nats
+    clip: Float[Tensor, "T"]
+    grad_norm: Float[Tensor, "T"]
+
+    def __repr__(self) -> str:
+        return f"Curve of {len(self.loss)} steps: loss {self.loss[0]:.4f} to {self.loss[-1]:.4f}"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """An opened run; every function that takes a run's path takes it, too."""
+
+    path: Path
+    manifest: dict[str, Any]  # what the run says it is, with its own digest
+    config: Config
+    recipe: Recipe
+    recording: Recording
+    corpus: Corpus
+    data: Data  # the training data, which the record's datum ids number
+    shapes: dict[str, tuple[int, ...]]  # of the captured units, in the order that numbers their parameters
+    device: str  # that its steps are replayed on
+    anywhere: bool = False  # replay with other versions and on other processors too
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({self.path}: {self.n_steps:,} steps of {self.recipe.batch_size} of {self.data}, {self.config})"
+
+    @property
+    def n_steps(self) -> int:
+        """Steps recorded so far."""
+        return n_steps(self.path)
+
+    @property
+    def snapshots(self) -> list[int]:
+        """The steps whose weights are stored, in order."""
+        return snapshots(self.path)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return training.steps_per_epoch(self.recipe, len(self.data.tokens))
+
+    def split(self, name: Literal["train", "valid", "test"]) -> Data:
+        """The data of a part of the text."""
+        return self.data if name == "train" else batches.chunk(getattr(self.corpus, name), self.recipe.context)
+
+    def params(self, step: int | None = None) -> Params:
+        """The weights before a step, on the run's device: a snapshot, or replayed from the one before.
+
+        Args:
+            step: any recorded step, or the one after the last; None for the last snapshot.
+
+        Raises:
+            RecordError: there are no such weights, or as ``moves``.
+        """
+        known = self.snapshots
+        at = max(known) if step is None else step
+        if at in known:
+            self._require_device()
+            return on_device(models.in_order(read_params(self.path, at), self.config), self.device)
+        if not 0 <= at <= self.n_steps:
+            raise RecordError(f"{self} has no weights before step {at}; it has {self.n_steps} recorded steps")
+        *_, last = self.moves(at - 1, at)
+        return last.after
+
+    def steps(self, start: int = 0, stop: int | None = None) -> Iterator[StepRecord]:
+        """The records of steps start to stop − 1, as ``records.scan``."""
+        return scan(self.path, start, stop)
+
+    def curve(self) -> Curve:
+        """Loss, clip coefficient and gradient norm of every recorded step."""
+        columns = [
+            (shard.loss.double().mean(1), shard.clip.clone(), shard.grad_norm.clone()) for shard in self.shards()
+        ]
+        return Curve(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+    def shards(self) -> Iterator[Any]:
+        """The run's shards in order, as ``records.scan_shards``."""
+        return scan_shards(self.path)
+
+    def span(self, start: int = 0, stop: int | None = None) -> tuple[int, int]:
+        """The steps start to stop − 1, ``stop`` being by default as far as the run is recorded.
+
+        Raises:
+            ValueError: the run does not have them.
+        """
+        recorded = self.n_steps
+        stop = recorded if stop is None else stop
+        if not 0 <= start < stop <= recorded:
+            raise ValueError(f"steps {start} to {stop} were asked for; {self} has {recorded} recorded steps")
+        return start, stop
+
+    def moves(self, start: int = 0, stop: int | None = None, captured: Patterns | None = None) -> Iterator[Move]:
+        """The steps start to stop − 1 replayed, bit for bit, from the snapshot at or before ``start``.
+
+        The weights are compared with every snapshot passed, those on the way to ``start`` included.
+
+        Args:
+            start, stop: steps; ``stop`` is by default as far as the run is recorded.
+            captured: the units whose factors the moves carry, as patterns; by default the run's own.
+
+        Raises:
+            ValueError: the run does not have these steps, or a pattern matches nothing.
+            RecordError: this process would not make the same bits, weights differ from a snapshot's, a file is damaged.
+        """
+        start, stop = self.span(start, stop)
+        self.require_same_machine()
+        known = self.snapshots
+        at = max((step for step in known if step <= start), default=None)
+        if at is None:
+            raise RecordError(f"{self} has no snapshot at or before step {start}; its first is before {known[:1]}")
+        units = self.recording.units if captured is None else captured
+        params = on_device(read_params(self.path, at), self.device)
+        for move in training.moves(params, self.data, self.config, self.recipe, captured=units, start=at, stop=stop):
+            if move.step + 1 in known:
+                self._require_same(move)
+            if move.step >= start:
+                yield move
+
+    def require_same_machine(self) -> None:
+        """Refuses where replayed steps would have other bits than the recorded ones.
+
+        Raises:
+            RecordError: threads, versions, processor or device are not the run's; each is named with its remedy.
+        """
+        here, there = machine(), self.manifest
+        wrong = []
+        if here["threads"] != there["threads"]:
+            remedy = f"call torch.set_num_threads({there['threads']}), or records.open(run) again"
+            wrong.append(f"{here['threads']} threads here, {there['threads']} there: {remedy}")
+        self._require_device()
+        if not self.anywhere:
+            for name in BIT_EXACT:
+                if here["versions"][name] != (recorded := there["versions"].get(name)):
+                    wrong.append(
+                        f"{name} {here['versions'][name]} here, {recorded} there: pip install {name}=={recorded}"
+                    )
+            if self.device == "cpu" and here["processor"] != there["processor"]:
+                wrong.append(
+                    f"processor {here['processor']} here, {there['processor']} there: replay it where it was made"
+                )
+        if wrong:
+            hint = "records.open(run, anywhere=True) tries all the same; snapshots passed on the way are still compared"
+            raise RecordError("\n  ".join([f"{self} cannot be replayed bit for bit in this process:", *wrong, hint]))
+
+    def _require_device(self) -> None:
+        if is_missing(self.device):
+            raise RecordError(
+                f"{self} was made on {self.device!r}, and there is no such device here; "
+                "records.open(run, anywhere=True) replays it on the CPU, where bits may differ"
+            )
+
+    def _require_same(self, move: Move) -> None:
+        """Holds the weights after a step against their snapshot."""
+        there = read_params(self.path, move.step + 1)
+        for name, weight in move.after.items():
+            if not equal_bits(weight.cpu(), there[name]):
+                difference = float((weight.cpu() - there[name]).abs().max())
+                raise RecordError(
+                    f"{self}: {name} before step {move.step + 1}, replayed, differs from the snapshot's by up to "
+                    f"{difference:.2g}. Was the run made on another machine? What follows would not be its steps"
+                )
+
+
+def open(run: RunPath, *, anywhere: bool = False) -> Run:
+    """Opens a run directory: everything about it is read and checked once.
+
+    Sets torch's number of threads to the run's, which its bits depend on.
+
+    Args:
+        run: the directory, or an opened run.
+        anywhere: let steps be replayed on another processor or with other versions, where their bits may differ.
+
+    Raises:
+        RecordError: there is no run, it is damaged or of another format, or nothing of it is recorded yet.
+    """
+    opened = run if isinstance(run, Run) else _read(run)
+    if torch.get_num_threads() != opened.manifest["threads"]:
+        torch.set_num_threads(opened.manifest["threads"])
+    if anywhere and not opened.anywhere:
+        return replace(opened, anywhere=True, device="cpu" if is_missing(opened.device) else opened.device)
+    return opened
+
+
+def _read(run: RunPath) -> Run:
+    body = manifest(run)
+    if lacking := MADE_BY - body.keys():
+        raise RecordError(f"{run} is no training's run, as its manifest lacks {', '.join(sorted(lacking))}")
+    if not n_steps(run):
+        raise RecordError(f"{run} has no recorded steps yet; experiments/capture.py goes on with it")
+    corpus = text.unpack(body["corpus"]["name"], read_corpus(run))
+    recipe, recording = (
+        read_recipe(body["recipe"]),
+        Recording(**body["recording"] | {"units": tuple(body["recording"]["units"])}),
+    )
+    data = batches.chunk(corpus.train, recipe.context)
+    shapes = {name: tuple(shape) for name, shape in body["units"]}
+    return Run(Path(run), body, Config(**body["config"]), recipe, recording, corpus, data, shapes, body["device"])
+
+
+def read_recipe(fields: dict[str, Any]) -> Recipe:
+    """A recipe from its manifest, where null stands for no clipping."""
+    return Recipe(**fields | {"max_norm": float("inf") if fields["max_norm"] is None else fields["max_norm"]})

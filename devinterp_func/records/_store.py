@@ -1,0 +1,245 @@
+"""Step records: written as training goes, never rewritten, read back lazily, and verified to the last bit.
+
+A run is a directory (``_directory.py``) of sealed files (``_sealed.py``); this module knows what is in them.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from devinterp_func.records._directory import (
+    chain,
+    file_path,
+    last_shard,
+    n_steps,
+    numbers,
+    require,
+    shards,
+    snapshots,
+    unfinished,
+)
+from devinterp_func.records._manifest import RunPath, manifest
+from devinterp_func.records._readonly import freeze
+from devinterp_func.records._sealed import Header, RecordError, read_sealed, write_sealed
+from devinterp_func.records._step import Shard, StepRecord, float64, stack, take_row, unstack
+from devinterp_func.tree import Params
+
+
+class Verified(NamedTuple):
+    """What `verify` found whole."""
+
+    steps: int
+    shards: int
+    snapshots: int
+    files: int
+    bytes: int
+    complete: bool  # all the manifest's n_steps are there, and the weights after the last
+    unfinished: tuple[str, ...]  # temporary files a crash left; the next writer removes them
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "cut short or still growing"
+        unfinished = f", {len(self.unfinished)} unfinished temporary files" if self.unfinished else ""
+        counts = f"{self.steps} steps in {self.shards} shards, {self.snapshots} snapshots, {self.files} files"
+        return f"Verified({counts}, {self.bytes / 1e6:.1f} MB, {state}{unfinished})"
+
+
+def write_shard(run: RunPath, records: Sequence[StepRecord]) -> Path:
+    """Appends consecutive steps to the run as one shard.
+
+    Args:
+        run: the run; its writer should hold `lock`.
+        records: from step `n_steps` on, of equal shapes and dtypes.
+
+    Raises:
+        RecordError: a gap or an overlap, unequal shapes, or the system refused to write.
+    """
+    last = last_shard(run)
+    first, steps = last.step + last.count, [record.step for record in records]
+    if not steps or steps != list(range(first, first + len(steps))):
+        raise RecordError(f"{run} goes on at step {first}, which {_span(steps)} do not")
+    header = Header("steps", first, len(steps), last.run, last.digest)
+    return write_sealed(file_path(run, "steps", first), header, stack(records))
+
+
+def write_params(run: RunPath, step: int, params: Params) -> Path:
+    """Stores the weights before ``step``; the steps up to it are already written.
+
+    Raises:
+        RecordError: steps are missing, these weights are there already, or the system refused to write.
+    """
+    return _write_beside(run, "params", step, params)
+
+
+def write_evaluation(run: RunPath, step: int, values: Mapping[str, float]) -> Path:
+    """Stores named numbers (float64) for the weights before ``step``; the steps up to it are already written.
+
+    Raises:
+        RecordError: as `write_params`.
+    """
+    return _write_beside(run, "evaluation", step, {name: float64(value) for name, value in values.items()})
+
+
+def write_corpus(run: RunPath, tensors: Mapping[str, Tensor]) -> Path:
+    """Stores the run's text: any named tensors.
+
+    Raises:
+        RecordError: a corpus is there already, or the system refused to write.
+    """
+    root = manifest(run)["digest"]
+    return write_sealed(file_path(run, "corpus", 0), Header("corpus", 0, 0, root, root), _own(tensors))
+
+
+def read(run: RunPath, step: int) -> StepRecord:
+    """One step's record.
+
+    Raises:
+        RecordError: the step is not recorded, or its shard is damaged.
+    """
+    header = last_shard(run, before=step + 1)
+    if not header.step <= step < header.step + header.count:
+        raise RecordError(f"{run} has no step {step}: it holds {n_steps(run)} steps, the first being 0")
+    return freeze(take_row(_shard(run, header), step - header.step))
+
+
+def scan(run: RunPath, start: int = 0, stop: int | None = None) -> Iterator[StepRecord]:
+    """The records of steps start to stop - 1 in order, lazily: one shard is open at a time.
+
+    Raises:
+        RecordError: a shard is missing, damaged, or not of this run.
+    """
+    end = sys.maxsize if stop is None else stop
+    for header in chain(run):
+        if header.step < end and start < header.step + header.count:
+            yield from _records(_shard(run, header), start, end)
+
+
+def scan_shards(run: RunPath) -> Iterator[Shard]:
+    """The run's shards in order, lazily, for analysis at the speed of whole tensors.
+
+    Raises:
+        RecordError: as `scan`.
+    """
+    for header in chain(run):
+        yield freeze(_shard(run, header))
+
+
+def read_params(run: RunPath, step: int) -> Params:
+    """The weights before ``step``, in memory of their own.
+
+    A matrix product may differ in its last bit between mapped and allocated memory, whose alignments differ; training
+    goes on from these, so they lie where they lay.
+
+    Raises:
+        RecordError: no weights are stored for this step (the error names those there are), or they are damaged.
+    """
+    if step not in snapshots(run):
+        raise RecordError(f"{run} has no weights before step {step}; it has those before {snapshots(run)}")
+    return _own(_load(run, "params", step)[1])
+
+
+def read_corpus(run: RunPath) -> dict[str, Tensor]:
+    """The run's text as `write_corpus` got it, in memory of its own.
+
+    Raises:
+        RecordError: the run has none, or it is damaged.
+    """
+    return _own(_load(run, "corpus", 0)[1])
+
+
+def read_evaluations(run: RunPath) -> dict[int, dict[str, float]]:
+    """All evaluations: step -> name -> number.
+
+    Raises:
+        RecordError: one is damaged.
+    """
+    manifest(run)
+    steps = numbers(run, "evaluation")
+    return {step: {name: t.item() for name, t in _load(run, "evaluation", step)[1].items()} for step in steps}
+
+
+def verify(run: RunPath) -> Verified:
+    """Recomputes every digest of the run and follows the chain. A run cut short is whole, though not complete.
+
+    Raises:
+        RecordError: the first fault found: a file damaged, missing, out of order, foreign or of another format.
+    """
+    body = manifest(run)
+    # Shards are listed after what refers to them: a writer may be adding both.
+    listed = [(kind, step) for kind in ("params", "evaluation", "steps") for step in numbers(run, kind)]
+    listed += [("corpus", 0)] if file_path(run, "corpus", 0).exists() else []
+    headers = {entry: _load(run, *entry)[0] for entry in listed}
+    n_shards = len(shards(run))
+    for (kind, step), header in headers.items():
+        if kind in ("params", "evaluation") and header.previous != _led_to(run, kind, step).digest:
+            raise RecordError(f"{file_path(run, kind, step)}: does not follow from the steps recorded before it")
+    steps = sum(header.count for header in headers.values())
+    files = [Path(run) / "manifest.json", *(file_path(run, *entry) for entry in listed)]
+    return Verified(
+        steps=steps,
+        shards=n_shards,
+        snapshots=sum(kind == "params" for kind, _ in listed),
+        files=len(files),
+        bytes=sum(file.stat().st_size for file in files),
+        complete=steps == body.get("n_steps") and ("params", steps) in headers,
+        unfinished=tuple(str(file.relative_to(run)) for file in unfinished(run)),
+    )
+
+
+def _load(run: RunPath, kind: str, step: int) -> tuple[Header, dict[str, Tensor]]:
+    root = manifest(run)["digest"]
+    header, tensors = read_sealed(file_path(run, kind, step))
+    return require(file_path(run, kind, step), header, kind, root), tensors
+
+
+def _led_to(run: RunPath, kind: str, step: int) -> Header:
+    """The shard whose last step led to the weights before ``step``."""
+    header = last_shard(run, before=step)
+    if header.step + header.count < step:
+        held = header.step + header.count
+        raise RecordError(
+            f"{file_path(run, kind, step)}: steps {held} to {step - 1}, which led to it, are not recorded"
+        )
+    return header
+
+
+def _write_beside(run: RunPath, kind: str, step: int, tensors: Mapping[str, Tensor]) -> Path:
+    last = _led_to(run, kind, step)
+    return write_sealed(file_path(run, kind, step), Header(kind, step, 0, last.run, last.digest), _own(tensors))
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in main memory, contiguous, none sharing storage with another."""
+    contiguous = torch.contiguous_format
+    return {name: tensor.detach().cpu().clone(memory_format=contiguous) for name, tensor in tensors.items()}
+
+
+def _span(steps: list[int]) -> str:
+    return f"steps {steps[0]} to {steps[-1]} ({len(steps)} of them)" if steps else "no records"
+
+
+def _shard(run: RunPath, header: Header) -> Shard:
+    return unstack(header.step, _load(run, "steps", header.step)[1])
+
+
+def _records(shard: Shard, start: int, end: int) -> Iterator[StepRecord]:
+    for row in range(max(start - shard.first, 0), min(end - shard.first, shard.count)):
+        yield freeze(take_row(shard, row))
+
+
+def full_log_bytes(n_parameters: int, n_updates: int | float, bytes_each: int = 4) -> int:
+    """Bytes that it takes to log every update of every parameter: P · updates · bytes.
+
+    For its model the post says 882 GB, for GPT-3 490 EB, without a derivation. The weights that it watches and its
+    292,800 per-datum updates make 843 GB of float32 (785 GiB); with biases and norms 850 GB; 882 GB is what 306,250
+    updates make. GPT-3's 300 billion tokens in sequences of 2,048 make 103 EB; 490 EB is 700 million updates.
+
+    >>> [full_log_bytes(P, n) / 1e9 for P, n in ((720_000, 292_800), (726_000, 292_800), (720_000, 306_250))]
+    [843.264, 850.2912, 882.0]
+    >>> full_log_bytes(175_000_000_000, 300e9 / 2048) / 1e18, full_log_bytes(175_000_000_000, 700e6) / 1e18
+    (102.5390625, 490.0)
+    """
+    return int(n_parameters * n_updates * bytes_each)

@@ -1,0 +1,204 @@
+"""Outliers, neurons, verdicts, skill and activations as sections of a run's report, from their scripts' tables."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import torch
+from markupsafe import Markup
+
+from devinterp_func import neurons, units
+from devinterp_func.records import Run
+from devinterp_func.show import _neuron_cards, page, plots, results, tables, words
+from devinterp_func.show.drawing import NARROW, WIDE
+from devinterp_func.show.page import Section
+
+CARDS, RANKED = 12, 6  # neurons shown on cards; best rankings of each kind in the figure
+FREQUENT, HEAD = 5, 40  # of each unit the most frequent parameters; of the attribution table the first rows
+KINDS: dict[str, plots.Kind] = {
+    "record": "record",
+    "record and model": "record",
+    "model": "baseline",
+    "chance": "control",
+}
+
+
+def sections(run: Run, folder: Path) -> list[Section]:
+    """The sections whose tables are there.
+
+    Args:
+        run: the run.
+        folder: its results.
+    """
+    parts = {
+        "outlier_units": outliers_section,
+        "verdicts": verdict_sections,
+        "skill": skill_section,
+        "activations": activations_section,
+    }
+    return [section for name, make in parts.items() if results.has_table(folder, name) for section in make(run, folder)]
+
+
+def outliers_section(run: Run, folder: Path) -> list[Section]:
+    """Where the outliers lie: over training, by unit and epoch, by parameter; the attribution table's first rows."""
+    vocab, shapes = run.corpus.vocab, run.shapes
+    course, names = tables.read_course(results.read_table(folder, "outlier_course", tables.OUTLIER_COURSE))
+    n_steps = int(course.edges[-1])
+    heat = [plots.outliers_over_training(course.counts, names, n_steps, width=width) for width in (WIDE, NARROW)]
+    counts = results.read_arrays(folder, "outliers", "attribute.py")["by_parameter"]
+    curves: dict[str, list[torch.Tensor]] = {}
+    for unit, part in units.split(counts, shapes).items():
+        curves.setdefault(units.kind(unit), []).append(part)
+    by_kind = {kind: torch.cat(parts) for kind, parts in curves.items()}
+    concentration = [plots.concentration(by_kind, width) for width in (WIDE, NARROW)]
+    by_unit = results.read_table(folder, "outlier_units", tables.OUTLIER_UNITS)
+    n_epochs = max(map(len, by_unit["by epoch"].to_list()), default=0)
+    epochs = [pl.col("by epoch").list.get(i).alias(f"epoch {i}") for i in range(n_epochs)]
+    shown = by_unit.select(pl.exclude("by epoch"), *epochs)
+    head = results.read_table(folder, "attribution", tables.ATTRIBUTION)
+    frequent = results.read_table(folder, "parameters", tables.PARAMETERS)
+    items = [
+        page.figure(heat[0], "Share of each bin's outliers by unit, over training.", "Heat map", narrow=heat[1]),
+        page.typed_table(shown, tables.OUTLIER_UNITS, vocab, "Outliers by unit and epoch.", bars=["share"]),
+        page.figure(
+            concentration[0],
+            "Outliers of each parameter, most frequent first, by kind of unit.",
+            "Log-log curves",
+            narrow=concentration[1],
+        ),
+        page.details(
+            "The most frequent parameters, and the attribution table's first rows",
+            page.typed_table(frequent.group_by("unit", maintain_order=True).head(FREQUENT), tables.PARAMETERS, vocab),
+            page.typed_table(head.head(HEAD), tables.ATTRIBUTION, vocab),
+        ),
+    ]
+    return [Section("Outliers", "The weights that each datum moved most.", items)]
+
+
+def verdict_sections(run: Run, folder: Path) -> list[Section]:
+    """The neurons on cards; the verdict on each, and other ablations."""
+    verdicts = results.read_table(folder, "verdicts", tables.VERDICTS)
+    if verdicts.is_empty():
+        return [
+            Section("Neurons", "", [page.note("No matrix of a layer was captured, so there is no neuron to ablate.")])
+        ]
+    best = verdicts.sort(["attributed", "p", "neuron"], descending=[True, False, False])
+    lead = (
+        "The neurons whose notable tokens flip most beyond chance come first. Chips are notable tokens from the "
+        "training record; those that flip when the neuron is ablated are marked. In the texts, ( before | after ) is a "
+        "prediction that flipped."
+    )
+    cards = _neuron_cards.cards(run, folder, best.head(CARDS)["neuron"].to_list())
+    n, near = int(verdicts["attributed"].sum()), int((verdicts["p, like frequency"] < 0.05).sum())
+    judged = (
+        f"{n} of {page.counted(len(verdicts), 'neuron')} flip their notable tokens beyond chance (hypergeometric, "
+        f"false discovery rate {tables.LEVEL:.0%}); {near} have p < 0.05 among tokens of like frequency. The post "
+        "judged 23 of 46 by eye, none in its layers 1 and 2."
+    )
+    items = _verdict_items(run, folder, verdicts, best)
+    return [Section("Neurons", lead, [cards]), Section("Verdicts", judged, items)]
+
+
+def _verdict_items(run: Run, folder: Path, verdicts: pl.DataFrame, best: pl.DataFrame) -> list[Markup]:
+    vocab, summary = run.corpus.vocab, results.read_table(folder, "sublayers", tables.SUBLAYERS)
+    flips = results.read_table(folder, "flips", tables.FLIPS).filter(pl.col("count") >= neurons.LEAST_COUNT)
+    share, control = (
+        torch.tensor([math.nan if x is None else x for x in summary[f"notable share{end}"]], dtype=torch.float64)
+        for end in ("", ", random neurons")
+    )
+    scatter = plots.flips_scatter(
+        torch.tensor(flips["proportion"].to_list(), dtype=torch.float64),
+        torch.tensor(flips["random data: proportion"].to_list(), dtype=torch.float64),
+        vocab.decode(flips["token"].to_list()),
+        torch.tensor(flips["notable"].to_list(), dtype=torch.bool),
+    )
+    named = summary.with_columns(pl.col("unit").map_elements(words.sublayer, return_dtype=pl.String))
+    unbroken = named.with_columns(pl.col("unit").str.replace_all(" ", "\N{NO-BREAK SPACE}"))
+    bars = [plots.notable_share(named["unit"].to_list(), share, control, width=width) for width in (WIDE, NARROW)]
+    said = "Share of the flipped tokens that is notable; the mark is that of random neurons on the same data."
+    shown = [name for name in best.columns if not name.startswith(("unit", "flipping", "notable of these"))]
+    items = [
+        page.typed_table(unbroken, tables.SUBLAYERS, vocab),
+        page.figure(bars[0], said, "Bars by unit", narrow=bars[1]),
+        page.figure(scatter, "Flipped share of each token on attributed and on random data.", "Scatter plot"),
+        page.typed_table(best, tables.VERDICTS, vocab, columns=shown, fold=12),
+    ]
+    for kind in ("mean", "resample"):
+        if results.has_table(folder, name := f"verdicts-{kind}"):
+            other = results.read_table(folder, name, tables.VERDICTS).sort("p", "neuron")
+            caption = f"The same with {kind} ablation: the activation becomes {_neuron_cards.ABLATIONS[kind]}."
+            items.append(page.typed_table(other, tables.VERDICTS, vocab, caption, shown, fold=12))
+    return items
+
+
+def skill_section(run: Run, folder: Path) -> list[Section]:
+    """How well rankings of tokens predict flips."""
+    table = results.read_table(folder, "skill", tables.SKILL)
+    if table.is_empty():
+        return []
+    whole, wide = table.filter(pl.col("neurons") == "all"), tables.skill_by_unit(table)
+    best = wide.group_by("kind", maintain_order=True).head(RANKED)["ranking"].to_list()
+    shown = wide.filter(pl.col("ranking").is_in([*best, neurons.POST]))
+    names, panels = shown["ranking"].to_list(), whole["unit"].unique(maintain_order=True).to_list()
+    kinds = [KINDS[kind] for kind in shown["kind"]]
+    value, low, high = torch.full((3, len(panels), len(names)), torch.nan)
+    for row in whole.filter(pl.col("ranking").is_in(names)).iter_rows(named=True):
+        at = panels.index(row["unit"]), names.index(row["ranking"])
+        value[at], low[at], high[at] = row["MAP"], row["low"], row["high"]
+    titles = [words.sublayer(unit) for unit in panels]
+    drawn = [plots.skill_bars(names, value, low, high, titles, kinds, width=width) for width in (WIDE, NARROW)]
+    lead = (
+        "Each ranking orders all tokens for each neuron; the truth is which tokens the neuron's ablation truly flips "
+        "on the validation split. Mean average precision, with 95 % bootstrap intervals. The figure has the best of "
+        "each kind, and the post's."
+    )
+    contrasts = results.read_table(folder, "skill_contrasts", tables.CONTRASTS)
+    contrasts = contrasts.with_columns(pl.col("unit").map_elements(units.label, return_dtype=pl.String))
+    groups = [group for group in table["neurons"].unique(maintain_order=True) if group != "all"]
+    items = [
+        page.figure(drawn[0], "Skill by unit.", "Dots with intervals", narrow=drawn[1]),
+        page.typed_table(contrasts, tables.CONTRASTS, run.corpus.vocab),
+        page.table(wide, "All rankings: mean average precision by unit.", fold=15),
+        page.details(
+            "Neurons with the most outliers, and random others", *(_skill_of(table, group) for group in groups)
+        ),
+    ]
+    return [Section("Does the method predict?", lead, items)]
+
+
+def _skill_of(table: pl.DataFrame, group: str) -> Markup:
+    return page.table(tables.skill_by_unit(table, group), f"{group.capitalize()}: mean average precision.", fold=15)
+
+
+def activations_section(run: Run, folder: Path) -> list[Section]:
+    """What activations alone say of neurons."""
+    vocab = run.corpus.vocab
+    ranks = results.read_table(folder, "activations", tables.ACTIVATIONS)
+    if ranks.is_empty():
+        return []
+    extremes = results.read_table(folder, "extremes", tables.EXTREMES)
+    histograms = results.read_table(folder, "activation_histograms", tables.HISTOGRAMS)
+    items = [page.typed_table(ranks, tables.ACTIVATIONS, vocab)]
+    for name, id in ranks.filter(pl.col("positions") > 0).select("neuron", "token").iter_rows():
+        own = histograms.filter((pl.col("neuron") == name) & (pl.col("token") == id))
+        items += _histogram_figures(neurons.parse(name), id, *tables.read_histograms(own), vocab.tokens)
+    items.append(page.details("Most and least active", page.typed_table(extremes, tables.EXTREMES, vocab)))
+    lead = "What one would have seen without the training record, for both meanings of a neuron's number."
+    return [Section("Activations alone", lead, items)]
+
+
+def _histogram_figures(
+    neuron: neurons.Neuron,
+    id: int,
+    by_token: dict[int, neurons.Histogram],
+    by_index: dict[int, neurons.Histogram],
+    spelled: Sequence[str],
+) -> list[Markup]:
+    word = spelled[id]
+    on_tokens = plots.activation_histograms({spelled[t]: h for t, h in by_token.items()}, word)
+    around = plots.neighbours(by_index, neuron.index)
+    return [
+        page.figure(on_tokens, f"`{neuron}` on “{word}” and on frequent tokens.", "Histograms"),
+        page.figure(around, f"`{neuron}` and its neighbours on “{word}”.", "Histograms"),
+    ]

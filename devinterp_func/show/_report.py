@@ -1,0 +1,96 @@
+"""A run's whole report: every topic's sections in order, and which scripts would add what is not there yet."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from devinterp_func import records
+from devinterp_func.records import Run, RunPath
+from devinterp_func.show import (
+    _bigram_sections,
+    _credit_sections,
+    _direction_sections,
+    _neuron_sections,
+    _norm_sections,
+    _phase_sections,
+    _retrain_sections,
+    _run_sections,
+    page,
+    results,
+)
+from devinterp_func.show.page import Section, counted
+
+POST = "https://www.lesswrong.com/posts/DtkA5jysFZGv7W4qP/training-process-transparency-through-gradient"
+TOPICS = (  # each has ``sections(run, folder)``; in the order of the page
+    _run_sections,
+    _neuron_sections,
+    _bigram_sections,
+    _credit_sections,
+    _norm_sections,
+    _direction_sections,
+    _phase_sections,
+    _retrain_sections,
+)
+SCRIPTS = {  # stage, also its script's name -> what it adds to the page
+    "attribute": "which weights each datum moved most, and the neurons and tokens these point at",
+    "ablate": "which predictions flip when these neurons are ablated, beside controls",
+    "skill": "how well each ranking of tokens predicts these flips",
+    "activations": "what activations alone would have shown",
+    "bigram": "when bigrams are learnt, and which texts moved the bigram decoder",
+    "ledger": "which data raised and which lowered a probe",
+    "heads": "what attention heads come to attend to",
+    "counterfactual": "how far a credit can be trusted",
+    "norms": "which tokens built the neurons",
+    "directions": "the directions in which units grew",
+    "phases": "whether training has phases",
+    "retrain": "what training would have been without the data credited most",
+}
+
+
+def report(run: RunPath, folder: Path | None = None) -> str:
+    """A run's whole page as HTML; what has no results yet is left out, and named at the end.
+
+    Args:
+        run: the run, or its directory.
+        folder: its results; by default beside it.
+
+    Raises:
+        RecordError: there is no such run.
+        ValueError: a table is damaged or of another version; the message names the script to run.
+    """
+    opened = records.open(run)
+    folder = results.beside(opened) if folder is None else folder
+    notes = [page.note(text) for text in _outdated(opened, folder)]
+    sections, absent = [], _not_run(folder)
+    for topic in TOPICS:
+        try:
+            sections += topic.sections(opened, folder)
+        except results.Missing as error:  # a part of a topic's results
+            absent.append((str(error), ""))
+    if notes:
+        sections.insert(1, Section("Out of date", "Some results do not follow from what is here now.", notes))
+    if absent:
+        sections.append(_not_here(opened, absent))
+    return page.page("How this model came to be", _subtitle(opened), sections)
+
+
+def _subtitle(run: Run) -> str:
+    made_of = f"{counted(run.config.n_layers, 'layer')}, {run.corpus.name}, {counted(run.n_steps, 'step')}"
+    post = f"[Training Process Transparency through Gradient Interpretability]({POST})"
+    return f"`{run.path.name}`: {made_of} of {counted(run.recipe.batch_size, 'datum', 'data')}. The post: {post}."
+
+
+def _outdated(run: Run, folder: Path) -> Iterator[str]:
+    for stage, reason in results.outdated(folder, run).items():
+        yield f"`{stage}` {reason}; to make it again: `{results.command(stage, run)}`"
+
+
+def _not_run(folder: Path) -> list[tuple[str, str]]:
+    return [(f"{stage}.py", adds) for stage, adds in SCRIPTS.items() if not any(folder.glob(f"{stage}*.json"))]
+
+
+def _not_here(run: Run, absent: list[tuple[str, str]]) -> Section:
+    lead = f"Each script adds what stands beside it: `{results.command('SCRIPT', run)}`."
+    frame = pl.DataFrame(absent, {"script": pl.String, "adds": pl.String}, orient="row")
+    return Section("What is not here", lead, [page.table(frame, fold=None)])

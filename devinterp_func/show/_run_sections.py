@@ -1,0 +1,59 @@
+"""The run itself as a section of its report: what was trained, how it went, and what the record holds."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from devinterp_func import records, units
+from devinterp_func.records import Run
+from devinterp_func.show import page, plots, terminal
+from devinterp_func.show.drawing import NARROW, WIDE
+from devinterp_func.show.page import Section, counted, n_bytes, shown
+
+LEAD = "What was trained and recorded. Every datum's share of every update is in the record, or derivable from it."
+
+
+def sections(run: Run, folder: Path) -> list[Section]:
+    """One section: facts, the loss, and the settings."""
+    curve, evaluations, per_epoch = run.curve(), records.read_evaluations(run), run.steps_per_epoch
+    wide, narrow = (plots.loss_curve(curve.loss, per_epoch, evaluations, curve.clip, width) for width in (WIDE, NARROW))
+    caption = (
+        "Training loss (the band holds the middle 80 % of a bin's steps), evaluations as dots, and the clip "
+        "coefficient, by which each step's gradient was multiplied. Epochs are numbered on top."
+    )
+    alt = "Training loss by step, evaluations, and the clip coefficient"
+    settings = page.details("Settings", page.table(settings_frame(run), fold=None))
+    return [Section("The run", LEAD, [page.facts(facts(run)), page.figure(wide, caption, alt, narrow), settings])]
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What there is to know of a run at a glance: name -> value, or value and remark."""
+    curve, updates = run.curve(), run.n_steps * run.recipe.batch_size
+    clip = [shown(float(bound)) for bound in (curve.clip.min(), curve.clip.max())]
+    captured, verified = units.n_parameters(run.shapes), records.verify(run)
+    late = curve.loss[-max(1, run.steps_per_epoch // 10) :]
+    found = {
+        "per-datum updates recorded": updates,
+        "captured weights": (captured, f"in {counted(len(run.shapes), 'unit')}"),
+        "training loss at the end": (float(late.mean()), f"nats, mean of {counted(len(late), 'step')}"),
+        "clip coefficient": (" – ".join(clip), "least and largest"),
+        "on disk": (n_bytes(verified.bytes), "verified" if verified.complete else "verified; not complete"),
+        "full logging would take": (n_bytes(records.full_log_bytes(captured, updates)), "the post: 882 GB"),
+    }
+    last = records.read_evaluations(run).get(run.n_steps, {})
+    return found | {f"{split} perplexity": terminal.perplexity(loss) for split, loss in last.items()}
+
+
+def settings_frame(run: Run) -> pl.DataFrame:
+    """Model, training and recording, a setting a row."""
+    parts = {"model": asdict(run.config), "training": asdict(run.recipe), "recording": asdict(run.recording)}
+    rows = [(part, name, _said(value)) for part, of in parts.items() for name, value in of.items()]
+    rows += [("machine", "device", run.device), ("machine", "threads", _said(run.manifest["threads"]))]
+    rows += [("versions", name, number) for name, number in run.manifest["versions"].items()]
+    return pl.DataFrame(rows, {"of": pl.String, "setting": pl.String, "value": pl.String}, orient="row")
+
+
+def _said(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

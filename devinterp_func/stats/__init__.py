@@ -1,0 +1,76 @@
+"""Statistics: keyness of tokens, tests and false discovery, ranking metrics, bootstrap, change points, correlations."""
+
+from devinterp_func.stats._bootstrap import (
+    Contrast,
+    Estimate,
+    bootstrap,
+    by_group,
+    compare_scores,
+    mean_average_precision,
+)
+from devinterp_func.stats._change_points import (
+    LEAST,
+    Agreement,
+    Cut,
+    Null,
+    Points,
+    agreement,
+    cut,
+    placed_points,
+    rotated_points,
+    smooth_course,
+    standardise,
+)
+from devinterp_func.stats._correlation import correlation, rank_correlation
+from devinterp_func.stats._keyness import (
+    Comparison,
+    as_set,
+    compare,
+    keyness,
+    notable_tokens,
+    token_counts,
+    univariate_heuristic,
+)
+from devinterp_func.stats._ranking import average_precision, precision_at, rank_product
+from devinterp_func.stats._statistics import STATISTICS, log_likelihood, log_odds, relative_frequency
+from devinterp_func.stats._testing import false_discovery, overlap, permutation_p_values, permuted_overlaps
+
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "Contrast",
+    "Cut",
+    "Estimate",
+    "LEAST",
+    "Null",
+    "Points",
+    "STATISTICS",
+    "agreement",
+    "as_set",
+    "average_precision",
+    "bootstrap",
+    "by_group",
+    "compare",
+    "compare_scores",
+    "correlation",
+    "cut",
+    "false_discovery",
+    "keyness",
+    "log_likelihood",
+    "log_odds",
+    "mean_average_precision",
+    "notable_tokens",
+    "overlap",
+    "permutation_p_values",
+    "permuted_overlaps",
+    "placed_points",
+    "precision_at",
+    "rank_correlation",
+    "rank_product",
+    "relative_frequency",
+    "rotated_points",
+    "smooth_course",
+    "standardise",
+    "token_counts",
+    "univariate_heuristic",
+]

@@ -1,0 +1,127 @@
+"""Training as a generator of moves: pure functions of the weights and (recipe, step); nothing is written here.
+
+Everything about step t follows from the weights before it and (recipe, t): the data from ``batches.schedule``, the
+dropout masks from (seed, epoch, datum). So a killed run resumes from its last snapshot with the same bits, and any
+step's complete deltas are there again from the nearest snapshot (``records.replay``).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from devinterp_func import checks, keys, models, optim, per_example, tree, units
+from devinterp_func.batches import Data
+from devinterp_func.models import Config
+from devinterp_func.optim import StepInfo
+from devinterp_func.per_example import Capture, Factor
+from devinterp_func.training._recipe import Recipe, order, total_steps
+from devinterp_func.tree import Params
+from devinterp_func.units import Patterns
+
+
+class Move(NamedTuple):
+    """One step as it was made: the weights around it and the factors of every datum's delta."""
+
+    step: int  # from 0, over the whole training
+    epoch: int  # from 0
+    batch: int  # from 0 in each epoch
+    datum: Int[Tensor, "n"]  # ids of the data: their rows in the training data
+    losses: Float[Tensor, "n"]  # of each datum, mean over its positions, nats
+    info: StepInfo  # learning rate, clip coefficient, gradient norm
+    before: Params  # the weights that the step began with
+    after: Params  # ... and led to
+    factors: dict[str, Factor]  # of the captured units' deltas: scaled by −lr · c / n
+
+    def __repr__(self) -> str:
+        return f"Move(step={self.step}, loss={self.losses.mean():.4f}, {self.info})"
+
+
+def initial(config: Config, recipe: Recipe) -> Params:
+    """The weights before step 0."""
+    return models.init(config, key=keys.fold_in(recipe.seed, "init"))
+
+
+def masks_of(config: Config, recipe: Recipe, epoch: int, datum: Int[Tensor, "n"]) -> models.Masks | None:
+    """Dropout masks of some data in an epoch, stacked: each a function of (seed, epoch, datum id) alone."""
+    if config.dropout == 0:
+        return None
+    key = keys.fold_in(recipe.seed, "dropout", epoch)
+    each = [keys.fold_in(key, j) for j in datum.tolist()]
+    return models.stacked_dropout_masks(config, recipe.context, each=each)
+
+
+def moves(
+    params: Params,
+    data: Data,
+    config: Config,
+    recipe: Recipe,
+    *,
+    captured: Patterns = (),
+    start: int = 0,
+    stop: int | None = None,
+    removed: Bool[Tensor, "S n"] | None = None,
+) -> Iterator[Move]:
+    """The steps start to stop − 1 from the weights before ``start``, each with the factors of its deltas.
+
+    With ``removed``, the steps without some of their data: g = (1/n) Σ_j g_j is the sum over those that are left, its
+    divisor still the batch size n, and what it is clipped by follows from it. A step without data is not made.
+
+    Args:
+        params: weights before step ``start``, on the device to work on.
+        data: the training data; ``datum`` ids are its rows.
+        config, recipe: model and recipe.
+        captured: which units' factors the moves carry, as name patterns (``units.choose``).
+        start, stop: steps; ``stop`` defaults to the end of the schedule.
+        removed: of each step from ``start`` on, which places of its batch are left out; none by default.
+
+    Raises:
+        ValueError: if params are not those of config, a pattern or a token is not there, or ``removed`` is not of these
+            steps.
+        FloatingPointError: if a gradient is NaN or infinite; step, unit and datum are named.
+    """
+    params = models.in_order(params, config)
+    units.choose(params, captured)  # an error before the work
+    for name, ids in data._asdict().items():
+        checks.token_ids(name, ids, config.vocab_size)
+    W_U = params[units.UNEMBEDDING]
+    device, buffer = W_U.device, W_U.new_empty(config.vocab_size, recipe.batch_size * recipe.context)
+    stop = total_steps(recipe, len(data.tokens)) if stop is None else stop
+    if removed is not None and removed.shape != (stop - start, recipe.batch_size):
+        wanted = (stop - start, recipe.batch_size)
+        raise ValueError(f"removed is {tuple(removed.shape)}; of steps {start} to {stop} it must be {wanted}")
+    for step, epoch, batch, ids in order(recipe, len(data.tokens), start, stop):
+        datum = ids if removed is None else ids[~removed[step - start]]
+        if not len(datum):
+            continue
+        masks = masks_of(config, recipe, epoch, datum)
+        tokens, targets = (x[datum].to(device) for x in data)
+        masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
+        scratch = buffer.flatten()[: len(buffer) * tokens.numel()].view(len(buffer), -1)
+        capture = per_example.capture(params, tokens, targets, config, masks, captured, scratch)
+        mean_grads = capture.mean_grads
+        if len(datum) < recipe.batch_size:
+            mean_grads = tree.scale(mean_grads, len(datum) / recipe.batch_size)
+        lr = optim.learning_rate(epoch, recipe.lr, recipe.gamma)
+        after, info = optim.update(params, mean_grads, lr=lr, max_norm=recipe.max_norm)
+        if not math.isfinite(info.grad_norm):
+            raise FloatingPointError(_blame(step, datum, capture))
+        factors = optim.delta_factors(capture.factors, info, recipe.batch_size)  # the law: optim/_law.py
+        yield Move(step, epoch, batch, datum, capture.losses, info, params, after, factors)
+        params = after
+
+
+def _blame(step: int, datum: Int[Tensor, "n"], capture: Capture) -> str:
+    """Says which unit and datum made a step's gradient NaN or infinite."""
+    unit = next((name for name, g in capture.mean_grads.items() if not torch.isfinite(g).all()), "their sum")
+    bad = ~torch.isfinite(capture.losses)
+    for factor in capture.factors.values():
+        bad |= ~torch.isfinite(factor.signals.flatten(1)).all(1)
+    culprits = datum[bad.cpu()].tolist() or datum.tolist()
+    return (
+        f"step {step}: the gradient of {unit} is NaN or infinite, through datum {', '.join(map(str, culprits))}. "
+        "Nothing of this step is recorded and the last snapshot stands; a smaller learning rate may help"
+    )

@@ -1,0 +1,119 @@
+"""Benchmark rows of a recorded step: whole, by stages, and how its cost grows."""
+
+import dataclasses
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark_setup import Row, Setup, measure, peak_memory, setup_of
+
+from devinterp_func import bigram, optim, per_example, records, text, training, units
+
+
+def stages(setup: Setup) -> dict[str, Row]:
+    """The parts of a recorded step, each on what the part before made."""
+    config, recipe = setup.config, setup.recipe
+
+    def capture() -> per_example.Capture:
+        batch = setup.tokens, setup.targets
+        return per_example.capture(setup.params, *batch, config, setup.masks, buffer=setup.logits)
+
+    found = capture()
+    _, info = optim.update(setup.params, found.mean_grads, lr=recipe.lr, max_norm=recipe.max_norm)
+    factors = optim.delta_factors(found.factors, info, recipe.batch_size)
+    buffer = records.delta_buffer(factors)
+    flat = per_example.form_flat(factors, buffer)
+    sizes = {name: per_example.size_of(factor) for name, factor in factors.items()}
+    parameter, _ = per_example.select(flat, setup.recording.k)
+    return {
+        "dropout masks": lambda: training.masks_of(config, recipe, 0, setup.datum),
+        "forward, backward, batch gradient": capture,
+        "clip and update": lambda: optim.update(setup.params, found.mean_grads, lr=recipe.lr, max_norm=recipe.max_norm),
+        "all per-datum deltas": lambda: per_example.form_flat(
+            optim.delta_factors(found.factors, info, recipe.batch_size), buffer
+        ),
+        "exact top k": lambda: per_example.select(flat, setup.recording.k),
+        "token positions": lambda: per_example.leading_positions(factors, sizes, parameter),
+    }
+
+
+def recorded_steps(setup: Setup, run: Path) -> Row:
+    """A whole recorded step: a generator is advanced by one; shards are written as they fill."""
+    recipe = dataclasses.replace(setup.recipe, n_steps=None, epochs=1000)
+    records.create(run, {"n_steps": 10**6})
+    moves, pending = training.moves(setup.params, setup.data, setup.config, recipe), list[records.StepRecord]()
+    buffer: list[torch.Tensor] = []
+
+    def step() -> None:
+        move = next(moves)
+        buffer[:] = buffer or [records.delta_buffer(move.factors)]
+        pending.append(records.to_record(move, setup.recording, buffer[0]))
+        if len(pending) == 8:  # smaller shards than a run's: each costs, so this errs on the safe side
+            records.write_shard(run, pending)
+            pending.clear()
+
+    return step
+
+
+def shard_written(setup: Setup, run: Path) -> Row:
+    """A shard of 64 steps, each time the run's next."""
+    records.create(run, {"n_steps": 10**6})
+    move = next(training.moves(setup.params, setup.data, setup.config, setup.recipe, stop=1))
+    made = records.to_record(move, setup.recording)
+    return lambda: records.write_shard(run, [made._replace(step=records.n_steps(run) + i) for i in range(64)])
+
+
+def top_shifts(setup: Setup) -> Row:
+    """Exact top-100 shifts of the bigram decoder in one step."""
+    move = deque(training.moves(setup.params, setup.data, setup.config, setup.recipe, stop=30), maxlen=1).pop()
+    U, E = units.UNEMBEDDING, units.EMBEDDING
+    before = move.before[U], move.before[E]
+    return lambda: bigram.top_shifts(*before, move.after[U] - before[0], move.after[E] - before[1], k=100)
+
+
+def stage_lines(setup: Setup, rounds: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        rows = stages(setup)
+        rows["record written"] = shard_written(setup, Path(folder) / "shards")
+        rows["exact top-100 bigram shifts (not part of a step)"] = top_shifts(setup)
+        fast = measure(rows, rounds)
+    fast["record written"] /= 64
+    return ["| stage of a recorded step | ms |", "|---|---|", *(f"| {n} | {t * 1e3:.1f} |" for n, t in fast.items())]
+
+
+def growth_lines(setup: Setup, rounds: int) -> list[str]:
+    """Seconds of a recorded step against one quantity at a time, and the exponent of its growth."""
+    lines = ["| varied | values | ms a recorded step | growth exponent |", "|---|---|---|---|"]
+    owners: dict[str, Any] = {"batch_size": setup.recipe, "context": setup.recipe}
+    owners |= {"d_model": setup.config, "k": setup.recording}
+    for name, owner in owners.items():
+        middle, wider = getattr(owner, name), 4 if name == "k" else 2
+        values, seconds = [middle // wider, middle, wider * middle], []
+        for value in values:
+            both = {"d_model": value, "d_hidden": value} if name == "d_model" else {name: value}
+            parts: Any = tuple(dataclasses.replace(x, **both) if x is owner else x for x in setup[:3])
+            changed = setup_of(parts[0], parts[1], parts[2], setup.device)
+            with tempfile.TemporaryDirectory() as folder:
+                row = {"step": recorded_steps(changed, Path(folder) / "run")}
+                seconds.append(measure(row, max(1, rounds // 2))["step"])
+        exponent = np.polyfit(np.log(values), np.log(seconds), 1)[0]
+        times = ", ".join(f"{t * 1e3:.0f}" for t in seconds)
+        lines.append(f"| {name} | {', '.join(map(str, values))} | {times} | {exponent:.2f} |")
+    return lines
+
+
+def record_some(setup: Setup) -> str:
+    """Records steps as a capture does; says peak memory and the share of time spent writing."""
+    stream = setup.data.tokens.flatten()
+    words = ("<unk>", *(f"w{i}" for i in range(1, setup.config.vocab_size)))
+    corpus = text.Corpus("zipf", text.Vocab(words), stream, stream[:2000], stream[:2000])
+    with tempfile.TemporaryDirectory() as folder:
+        began, parts = time.perf_counter(), (corpus, *setup[:3])
+        for now in records.record(Path(folder) / "run", *parts, device=setup.device):
+            writing = now.writing
+        share = writing / (time.perf_counter() - began)
+    return f"{peak_memory():.2f} GB at most, {share:.2%} of the time spent writing"

@@ -1,0 +1,139 @@
+"""What every script shares: opening a run, asking whether the work is done already, saying mistakes in one line.
+
+A script has its ``Settings`` on the first screen and a ``main(settings)``; ``run(main, Settings, __doc__)`` makes a
+command of it. A mistake that can be expected ends in one line on the error stream and exit status 2; with
+DEVINTERP_TRACEBACK=1 in the environment it ends in its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+import tyro
+from rich.console import Console
+
+from devinterp_func import records
+from devinterp_func.records import Run, RunPath
+from devinterp_func.show import results, terminal, words
+from devinterp_func.show.schema import Table
+
+EXPECTED = (ValueError, LookupError, RuntimeError, FloatingPointError, OSError, TypeError, pl.exceptions.PolarsError)
+SAID_WELL = (ValueError, OSError, records.RecordError)  # their messages are written for a person
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One script's work on one run: its results' folder and what they follow from."""
+
+    name: str
+    run: Run
+    folder: Path
+    console: Console
+    origin: dict[str, Any]
+    begun: set[str] = field(default_factory=set)  # tables that this work has added rows to
+    family: str = ""  # how the names of stages begin that add rows to the same tables; by default only this one does
+
+    @property
+    def done(self) -> bool:
+        """Whether this very work was done before; says so."""
+        found = results.is_done(self.folder, self.name, self.origin)
+        if found:
+            self.say(f"{self.name}: done before, in {self.folder}")
+        return found
+
+    def say(self, text: str) -> None:
+        """A line, whatever characters its names have."""
+        terminal.say(text, self.console)
+
+    def save(self, name: str, table: pl.DataFrame) -> pl.DataFrame:
+        """Writes a table; gives it back."""
+        results.write_table(self.folder, name, table)
+        return table
+
+    def add(self, name: str, kind: Table, rows: pl.DataFrame, instead_of: Collection[Any] = ()) -> pl.DataFrame:
+        """Adds rows to a table beside those it has, as ``results.add_rows``; gives the whole table.
+
+        Rows that followed from another run, or from an earlier state of the stages before, go.
+        """
+        stages = [path.stem for path in self.folder.glob(f"{self.family}*.json")] if self.family else [self.name]
+        if name not in self.begun and not any(results.is_current(self.folder, s, self.origin) for s in stages):
+            (self.folder / f"{name}.parquet").unlink(missing_ok=True)
+        self.begun.add(name)
+        return results.add_rows(self.folder, name, kind, rows, instead_of)
+
+    def read(self, name: str, kind: Table) -> pl.DataFrame:
+        """A table that is there."""
+        return results.read_table(self.folder, name, kind)
+
+    def show(self, table: pl.DataFrame, title: str, rows: int = 20, width: int = 40, kind: Table | None = None) -> None:
+        """The first rows of a table; where its kind is given, in words and in its formats."""
+        formats = {}
+        if kind is not None:
+            table = words.spell(table, kind, self.run.corpus.vocab)
+            formats = {name: column.format for name, column in kind.columns.items() if column.format}
+        self.console.print(terminal.rich_table(table, title, rows, width, formats))
+
+    def finish(self) -> Path:
+        """Marks the work as done; says where it is."""
+        results.finish(self.folder, self.name, self.origin)
+        self.say(f"{self.name}: in {self.folder}")
+        return self.folder
+
+
+def start(name: str, settings: Any, after: Sequence[str] = (), run: RunPath | None = None, family: str = "") -> Stage:
+    """Opens the run of a script's settings, and its results' folder.
+
+    Args:
+        name: of the stage, by which it is known to later ones.
+        settings: with ``run`` and ``out``.
+        after: stages whose results are read; their absence is an error that names the script to run.
+        run: another run than that of the settings.
+        family: of ``Stage``.
+    """
+    opened = records.open(settings.run if run is None else run)
+    folder = results.beside(opened, settings.out)
+    origin = results.origin(folder, opened, settings, after)
+    return Stage(name, opened, folder, terminal.console(), origin, family=family)
+
+
+def say(text: object) -> None:
+    """A line, for scripts that have no stage."""
+    terminal.say(text, terminal.console())
+
+
+def run(main: Callable[[Any], object], settings: type, doc: str | None) -> None:
+    """A script's command line."""
+    terminal.console(), terminal.console(error=True)  # from here on both streams take any character
+    chosen: Any = tyro.cli(settings, description=doc)
+    try:
+        main(chosen)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        fail("interrupted; what was written is whole, and the same command goes on or begins again", 130)
+    except BrokenPipeError:  # who read the output has gone, as with | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except EXPECTED as error:
+        if os.environ.get("DEVINTERP_TRACEBACK"):
+            raise
+        fail(_said(error))
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Ends the script with one line on the error stream."""
+    console = terminal.console(error=True)
+    console.print("error: ", style="bold red", end="")
+    terminal.say(message, console)
+    sys.exit(status)
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line; of one that was not written for a person, its name and how to see where it is from."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, SAID_WELL) or type(error).__module__.startswith("devinterp_func"):
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {' '.join(text.split())} (DEVINTERP_TRACEBACK=1 shows where)"

@@ -1,0 +1,184 @@
+"""What a recording holds, and what is refused before anything of it is written."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from run_builders import PLANTED, contents, recorded
+
+from devinterp_func import optim, per_example, records, text, training
+from devinterp_func.models import Config
+from devinterp_func.per_example import Factor
+from devinterp_func.records import Recording, _record_step
+from devinterp_func.records._step import stack, take_row, unstack
+from devinterp_func.training import Recipe
+
+CONFIG = Config(len(PLANTED.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=1)
+RECIPE = Recipe(context=10, batch_size=6, n_steps=3)
+RECORDING = Recording(k=15, snapshot_every=20)
+
+
+def record(run, recipe=RECIPE):
+    return recorded(run, recipe, RECORDING, PLANTED, CONFIG)
+
+
+# ---- what does not fit is said before anything is written
+
+STRANGE = torch.where(torch.arange(len(PLANTED.test)) == 7, -100, PLANTED.test)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        (
+            {"valid": PLANTED.valid[:10]},
+            ValueError,
+            "the valid part of 'planted' has 10 tokens, fewer than the 11",
+        ),
+        ({"test": PLANTED.test[:0]}, ValueError, "the test part of 'planted' has 0 tokens, fewer than the 11"),
+        (
+            {"train": PLANTED.train[:5]},
+            ValueError,
+            "the train part of 'planted' has 5 tokens, fewer than the 11",
+        ),
+        ({"test": STRANGE}, ValueError, "the test part of 'planted' hold the id -100; ids"),
+        ({"config": replace(CONFIG, vocab_size=192)}, ValueError, "vocab_size is 192, but 'planted' has ... types"),
+        ({"config": replace(CONFIG, vocab_size=100)}, ValueError, "vocab_size is 100, but 'planted' has ... types"),
+        ({"recipe": Recipe(context=5000)}, ValueError, "the train part .* a longer text or a smaller context would do"),
+        ({"recipe": Recipe(batch_size=999)}, ValueError, "batch_size is 999; with 87 data it must be in 1 to 87"),
+        ({"recording": Recording(k=10**6)}, ValueError, "k is 1000000; it must be between 1 and the 768 captured"),
+        ({"recording": Recording(units=("layers.0.*", "layers.1.*"))}, ValueError, "no parameter is called 'layers.1"),
+        ({"device": "cuda:7"}, RuntimeError, "torch finds . CUDA devices here: use 'cpu'"),
+        ({"device": "mps"}, ValueError, "device is 'mps'; it must be 'cpu', 'cuda', or one such as 'cuda:0'"),
+        ({"device": ""}, ValueError, "device is ''; it must be"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, changed, error, said):
+    parts = {name: changed.pop(name) for name in ("train", "valid", "test") if name in changed}
+    given = {"corpus": PLANTED._replace(**parts), "config": CONFIG, "recipe": RECIPE, "recording": RECORDING} | changed
+    with pytest.raises(error, match=said):
+        records.prepare(tmp_path / "run", **given)
+    with pytest.raises(error, match=said):
+        next(records.record(tmp_path / "run", **given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_inference_mode_is_refused_before_anything_is_written(tmp_path):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="leave it, or use torch.no_grad"):
+        record(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_whole_record_is_the_same_under_another_default_dtype(tmp_path, float64_by_default):
+    record(tmp_path / "one")
+    torch.set_default_dtype(torch.float32)
+    record(tmp_path / "other")
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_any_text_survives_its_run(tmp_path):
+    odd = ["\n", "a\nb", "", " ", "\0", "\ud800", "\ud83d\ude00", "\U0001f600", '"', "\\n", "<unk>\n", "\u2028"]
+    ids = torch.arange(200) % 13
+    corpus = text.Corpus("odd\nname", text.Vocab(("<unk>", *odd)), ids, ids[:30], ids[:30])
+    opened = recorded(tmp_path / "run", RECIPE, Recording(k=3), corpus, Config(13, 4, 1, 3, 1)).corpus
+    assert opened.vocab == corpus.vocab and text.fingerprint(opened) == text.fingerprint(corpus)
+    assert opened.name == "odd\nname" and all(map(torch.equal, opened[2:], corpus[2:]))
+
+
+# ---- what is recorded
+
+
+@pytest.mark.parametrize("max_norm", [math.inf, 0.5, 1e-300])
+def test_every_recipe_comes_back(tmp_path, max_norm):
+    recipe = replace(RECIPE, max_norm=max_norm, lr=1e-3, n_steps=1)
+    opened = record(tmp_path / "run", recipe)
+    assert (opened.recipe, opened.recording, opened.config) == (recipe, RECORDING, CONFIG)
+    assert "Infinity" not in (tmp_path / "run" / "manifest.json").read_text()
+
+
+def a_move(n, context, width):
+    """A step in which the last position of the last datum alone moved one parameter, the last."""
+    factors: dict[str, Factor] = {"w": per_example.Bias(torch.zeros(n, context, width))}
+    factors["w"].signals[-1, -1, -1] = 1.0
+    one = torch.tensor(1.0)
+    return training.Move(0, 0, 0, torch.arange(n), torch.zeros(n), optim.StepInfo(one, one, one), {}, {}, factors)
+
+
+@pytest.mark.parametrize("per", ["datum", "step"])
+@pytest.mark.parametrize(("n", "dtype"), [(2**15, torch.int16), (2**15 + 1, torch.int32)])
+def test_ids_of_large_batches_are_right(per, n, dtype):
+    made = records.to_record(a_move(n, 1, 2), Recording(k=1, per=per))
+    found = made.outliers
+    assert found.datum.dtype == dtype and found.datum.flatten()[-1] == n - 1 and found.parameter.flatten()[-1] == 1
+    if per == "datum":
+        assert torch.equal(found.datum.flatten(), torch.arange(n, dtype=dtype))
+    read = take_row(unstack(0, stack([made])), 0).outliers.datum
+    assert read.dtype == dtype and torch.equal(read, found.datum)
+
+
+@pytest.mark.parametrize(
+    ("context", "dtype"), [(256, torch.uint8), (257, torch.int16), (2**15, torch.int16), (2**15 + 1, torch.int32)]
+)
+def test_positions_of_long_data_are_right(context, dtype):
+    found = records.to_record(a_move(1, context, 1), Recording(k=1)).outliers.position
+    assert found.dtype == dtype and found.tolist() == [[context - 1]]
+
+
+def test_more_parameters_than_32_bits_can_number():
+    narrowed = [_record_step._narrow(torch.tensor([size - 1]), size) for size in (2**31, 2**31 + 1)]
+    assert [x.dtype for x in narrowed] == [torch.int32, torch.int64]
+    assert [x.item() for x in narrowed] == [2**31 - 1, 2**31]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(5 * 256, 5), (10**9, 5), (5 * 256 - 1, 4), (512, 2), (511, 1), (1, 1)])
+def test_deltas_are_formed_of_as_many_data_as_fit(monkeypatch, most, expected):
+    monkeypatch.setattr(_record_step, "DELTAS_AT_ONCE", most)
+    move = a_move(5, 1, 60)  # 64 float32 a datum, with the padding
+    assert records.delta_buffer(move.factors).shape == (expected, 64)
+    assert torch.equal(records.to_record(move, Recording(k=1)).outliers.delta[:, 0], torch.tensor([0.0] * 4 + [1.0]))
+
+
+def test_progress_says_where_the_recording_stands(tmp_path):
+    recipe = replace(RECIPE, batch_size=40, epochs=2, n_steps=3)  # two steps an epoch
+    seen = list(records.record(tmp_path / "run", PLANTED, CONFIG, recipe, RECORDING, check_law=True))
+    per_epoch = training.steps_per_epoch(recipe, (len(PLANTED.train) - 1) // 10)
+    assert [now.done for now in seen] == [1, 2, 3] and {now.n_steps for now in seen} == {3}
+    due = {now.done: set(now.evaluation) for now in seen if now.evaluation}
+    assert due == {done: {"valid"} for done in range(per_epoch, 3, per_epoch)} | {3: {"valid", "test"}}
+    size = sum(t.nbytes for t in stack([seen[0].record]).values())
+    assert records.n_bytes(seen[0].record) == size and [now.bytes for now in seen] == [size, 2 * size, 3 * size]
+    assert 0 < seen[0].writing <= seen[1].writing <= seen[2].writing
+    assert 0 < max(now.missed for now in seen) < 1e-4
+    assert next(records.record(tmp_path / "other", PLANTED, CONFIG, recipe, RECORDING)).missed == 0
+
+
+# ---- Recording
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ({"k": 0}, ValueError, "k is 0; it must be at least 1"),
+        ({"k": 5.0}, TypeError, "k is 5.0; it must be an integer"),
+        ({"k": True}, TypeError, "k is True; it must be an integer"),
+        ({"snapshot_every": 0}, ValueError, "snapshot_every is 0; it must be at least 1"),
+        ({"snapshot_every": None}, TypeError, "snapshot_every is None; it must be an integer"),
+        ({"per": "epoch"}, ValueError, "per is 'epoch'; it must be 'datum' or 'step'"),
+        ({"per": None}, ValueError, "per is None; it must be 'datum' or 'step'"),
+        ({"factors": 1}, TypeError, "factors is 1; it must be True or False"),
+        ({"units": "layers.2.*"}, TypeError, r"units is 'layers.2.\*'; it must be a tuple .* \('layers.2.\*',\)"),
+        ({"units": None}, TypeError, "units is None; it must be a tuple of patterns"),
+        ({"units": (1,)}, TypeError, r"units is \(1,\); it must be a tuple of patterns"),
+    ],
+)
+def test_a_recording_names_its_wrong_value(unchecked, wrong, error, said):
+    with pytest.raises(error, match=said):
+        Recording(**wrong)
+
+
+def test_a_recording_keeps_pythons_own_numbers(unchecked):
+    made = Recording(k=torch.tensor(5), snapshot_every=np.int64(7), units=["*"])  # type: ignore[arg-type]
+    assert made == Recording(k=5, snapshot_every=7, units=("*",))
+    assert type(made.k) is type(made.snapshot_every) is int and type(made.units) is tuple
