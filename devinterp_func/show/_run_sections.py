@@ -1,5 +1,6 @@
 """The run itself as a section of its report: what was trained, how it went, and what the record holds."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,23 @@ def sections(run: Run, folder: Path) -> list[Section]:
     )
     alt = "Training loss by step, evaluations, and the clip coefficient"
     settings = page.details("Settings", page.table(settings_frame(run), fold=None))
-    return [Section("The run", LEAD, [page.facts(facts(run)), page.figure(wide, caption, alt, narrow), settings])]
+    return [
+        Section(
+            "The run",
+            LEAD,
+            [page.facts(facts(run, curve, evaluations)), page.figure(wide, caption, alt, narrow), settings],
+        )
+    ]
 
 
-def facts(run: Run) -> dict[str, Any]:
-    """What there is to know of a run at a glance: name -> value, or value and remark."""
-    curve, updates = run.curve(), run.n_steps * run.recipe.batch_size
+def facts(run: Run, curve: records.Curve, evaluations: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    """What there is to know of a run at a glance: name -> value, or value and remark.
+
+    Args:
+        run: the run.
+        curve, evaluations: its training, which takes reading the whole record.
+    """
+    updates = run.n_steps * run.recipe.batch_size
     clip = [shown(float(bound)) for bound in (curve.clip.min(), curve.clip.max())]
     captured, verified = units.n_parameters(run.shapes), records.verify(run)
     late = curve.loss[-max(1, run.steps_per_epoch // 10) :]
@@ -42,7 +54,7 @@ def facts(run: Run) -> dict[str, Any]:
         "on disk": (n_bytes(verified.bytes), "verified" if verified.complete else "verified; not complete"),
         "full logging would take": (n_bytes(records.full_log_bytes(captured, updates)), "the post: 882 GB"),
     }
-    last = records.read_evaluations(run).get(run.n_steps, {})
+    last = evaluations.get(run.n_steps, {})
     return found | {f"{split} perplexity": terminal.perplexity(loss) for split, loss in last.items()}
 
 

@@ -105,7 +105,7 @@ def test_the_room_lists_its_parts():
 
 
 def test_facts_are_those_of_the_record(run):
-    facts = _run_sections.facts(run)
+    facts = _run_sections.facts(run, run.curve(), records.read_evaluations(run))
     n_captured = sum(torch.Size(shape).numel() for shape in run.shapes.values())
     losses = [float(record.loss.mean()) for record in run.steps()]
     clips = [record.clip for record in run.steps()]
@@ -131,7 +131,9 @@ def test_a_run_that_goes_on_is_said_to_be_incomplete(tmp_path):
         pass
     del steps  # as an interrupted script does
     run = records.open(tmp_path / "run")
-    assert _run_sections.facts(run)["on disk"][1] == "verified; not complete"
+    assert (
+        _run_sections.facts(run, run.curve(), records.read_evaluations(run))["on disk"][1] == "verified; not complete"
+    )
     assert [section.title for section in _run_sections.sections(run, tmp_path)] == ["The run"]
 
 
