@@ -13,6 +13,7 @@ __all__ = [
     "bigram",
     "checks",
     "credit",
+    "graph",
     "keys",
     "models",
     "neurons",

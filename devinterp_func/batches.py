@@ -1,11 +1,13 @@
-"""From a token stream to batches: data cut from the stream, and each epoch's order as a pure function of the key."""
+"""Data and batches: any pytree of tensors with a leading N, and each epoch's order as a pure function of the key."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jaxtyping import Int64
 from torch import Tensor
 
-from devinterp_func import checks, keys
+from devinterp_func import checks, keys, tree
+
+AnyData = TypeVar("AnyData")  # a pytree of tensors that all have the same first length N
 
 
 class Data(NamedTuple):
@@ -83,6 +85,41 @@ def schedule(
     return order[: n * batch_size].view(n, batch_size)
 
 
-def take(data: Data, ids: Int64[Tensor, "n"]) -> Data:
+def n_data(data: tree.Tree) -> int:
+    """N, the length that all tensors of the data begin with.
+
+    Args:
+        data: any pytree of tensors with a leading N, such as ``Data`` or a tuple of images and labels.
+
+    Raises:
+        TypeError: a leaf is no tensor.
+        ValueError: there are no data, a tensor has no dimensions, or the lengths differ; the leaves are named.
+
+    >>> import torch
+    >>> n_data((torch.zeros(5, 28, 28), torch.zeros(5, dtype=torch.int64)))
+    5
+    """
+    leaves = tree.leaves(data)
+    if strange := [leaf for leaf in leaves if not isinstance(leaf, Tensor)]:
+        raise TypeError(f"the data hold a {type(strange[0]).__name__}; they must be tensors whose first length is N")
+    shapes = ", ".join(f"{name} {list(leaf.shape)}".strip() for name, leaf in tree.flat(data).items())
+    if not all(leaf.ndim for leaf in leaves):
+        raise ValueError(
+            f"the data hold a tensor without dimensions: {shapes}; the first one must be the number of data"
+        )
+    lengths = {len(leaf) for leaf in leaves}
+    if len(lengths) > 1:
+        raise ValueError(f"the data's first lengths differ: {shapes}; each must be the number of data")
+    if not sum(lengths):
+        raise ValueError(f"there are no data: {shapes or 'no tensors at all'}")
+    return lengths.pop()
+
+
+def take(data: AnyData, ids: Int64[Tensor, "n"]) -> AnyData:
     """The data with the given ids, in their order; one batch is ``take(data, schedule(...)[i])``."""
-    return Data(data.tokens[ids], data.targets[ids])
+    return tree.map(lambda leaf: leaf[ids], data)
+
+
+def example(data: AnyData, id: int) -> AnyData:
+    """One datum: the same tree without the leading N."""
+    return tree.map(lambda leaf: leaf[id], data)

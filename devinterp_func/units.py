@@ -24,6 +24,7 @@ EVERY: Patterns = ("*",)
 EMBEDDING, UNEMBEDDING, UNEMBEDDING_BIAS = "embedding.weight", "decoder.weight", "decoder.bias"
 EXAMPLE = "layers.2.linear2.weight"
 POST_KINDS = {"linear1": "1", "linear2": "2"}
+ROOTS, STACKS = ("transformer", "gpt_neox", "model"), ("layers", "h")  # parts of names that tell nothing apart
 
 
 class Place(NamedTuple):
@@ -98,7 +99,7 @@ def layer(unit: str) -> int:
     >>> layer("layers.2.linear1.weight")
     2
     """
-    return _in_layer(unit)[0]
+    return _in_layer(unit)[1]
 
 
 def kind(unit: str) -> str:
@@ -106,36 +107,53 @@ def kind(unit: str) -> str:
 
     >>> kind("layers.2.linear1.weight"), kind("layers.0.self_attn.in_proj_weight"), kind("decoder.bias")
     ('linear1', 'in_proj', 'decoder')
+    >>> kind("transformer.h.0.mlp.c_proj.weight"), kind("transformer.wte.weight"), kind("features.0.weight")
+    ('mlp.c_proj', 'wte', 'features.0')
     """
-    return operation(unit).rpartition(".")[2]
+    return _in_layer(unit)[2].removeprefix("self_attn.") if is_in_layer(unit) else _without_root(operation(unit))
 
 
 def label(unit: str) -> str:
-    """Layer, from 0, and kind: short, for tables and figures.
+    """Layer, from 0, and kind: short, for tables and figures; of a model's several stacks the stack's name, too.
 
-    >>> label("layers.2.linear2.weight"), label("decoder.weight")
-    ('2.linear2', 'decoder')
+    >>> label("layers.2.linear2.weight"), label("decoder.weight"), label("transformer.h.0.attn.c_attn.weight")
+    ('2.linear2', 'decoder', '0.attn.c_attn')
+    >>> label("encoder.layers.0.linear1.weight")
+    'encoder.layers.0.linear1'
     """
-    return f"{layer(unit)}.{kind(unit)}" if is_in_layer(unit) else kind(unit)
+    if not is_in_layer(unit):
+        return kind(unit)
+    stack, number, _ = _in_layer(unit)
+    named = "" if _without_root(stack) in STACKS else f"{stack}."
+    return f"{named}{number}.{kind(unit)}"
 
 
 def post_label(unit: str) -> str | None:
     """The post's name of an MLP map, whose layers count from 1; None for all others.
 
-    >>> post_label("layers.2.linear2.weight")
-    '3.2'
+    >>> post_label("layers.2.linear2.weight"), post_label("layers.2.mlp.up_proj.weight")
+    ('3.2', None)
     """
-    return f"{layer(unit) + 1}.{POST_KINDS[kind(unit)]}" if is_in_layer(unit) and kind(unit) in POST_KINDS else None
+    named = unit.startswith("layers.") and is_in_layer(unit) and kind(unit) in POST_KINDS
+    return f"{layer(unit) + 1}.{POST_KINDS[kind(unit)]}" if named else None
 
 
 def is_in_layer(unit: str) -> bool:
-    """Whether the unit is in a layer."""
-    return unit.startswith("layers.")
+    """Whether the unit is in a layer: a numbered part of a model with named parts in it."""
+    return _numbered(unit) is not None
 
 
 def is_mlp_weight(unit: str) -> bool:
-    """Whether the unit is the weight of an MLP's input or output projection."""
-    return is_layer_matrix(unit) and kind(unit) in POST_KINDS
+    """Whether the unit is the weight of a projection of a layer's MLP, by its name.
+
+    >>> is_mlp_weight("layers.0.linear1.weight"), is_mlp_weight("transformer.h.0.mlp.c_fc.weight")
+    (True, True)
+    >>> is_mlp_weight("layers.0.linear1.bias"), is_mlp_weight("layers.0.self_attn.out_proj.weight")
+    (False, False)
+    """
+    if not unit.endswith("weight") or not is_in_layer(unit):
+        return False
+    return kind(unit) in POST_KINDS or "mlp" in kind(unit).split(".")[:-1]
 
 
 def writes_stream(unit: str) -> bool:
@@ -218,11 +236,21 @@ def locate(shapes: Shapes, parameter: int) -> Place:
     return Place(unit, flat, tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), shapes[unit])))
 
 
-def _in_layer(unit: str) -> tuple[int, str]:
-    match = re.fullmatch(r"layers\.([0-9]+)\.(.+)", unit)
+def _in_layer(unit: str) -> tuple[str, int, str]:
+    """Stack, layer, and the operation's name within the layer."""
+    match = _numbered(unit)
     if match is None:
-        raise ValueError(f"{unit!r} is not in a layer; names of those that are begin with layers.0., layers.1., ...")
-    return int(match[1]), match[2]
+        raise ValueError(f"{unit!r} is not in a layer; names of those that are have a number, as in {EXAMPLE}")
+    return match[1], int(match[2]), match[3]
+
+
+def _numbered(unit: str) -> re.Match[str] | None:
+    return re.fullmatch(r"(.+?)\.([0-9]+)\.(.+)", operation(unit))
+
+
+def _without_root(name: str) -> str:
+    root, _, rest = name.partition(".")
+    return rest if rest and root in ROOTS else name
 
 
 def _nearest(pattern: str, names: list[str], most: int = 8) -> list[str]:

@@ -19,8 +19,10 @@ import stage
 import torch
 import tyro
 
-from devinterp_func import keys, neurons, stats, units
+from devinterp_func import graph as graphs
+from devinterp_func import keys, neurons, stats
 from devinterp_func.checks import integer
+from devinterp_func.graph import Graph
 from devinterp_func.neurons import Ablation, Neuron, Tally
 from devinterp_func.show import tables, terminal
 
@@ -52,33 +54,33 @@ def main(settings: Settings) -> Path:
     work = stage.start(f"ablate{suffix}", settings, after=("attribute",))
     tally, _ = tables.read_tally(work.folder)
     listed = work.read("neurons", tables.NEURONS)
-    chosen = choose(settings.neuron, tally, listed.filter(pl.col("chosen"))["neuron"])
+    chosen = choose(settings.neuron, work.run.graph, tally, listed.filter(pl.col("chosen"))["neuron"])
     if work.done:
         return work.folder
-    data, config, params = work.run.data, work.run.config, work.run.params()
+    data, graph, params = work.run.data, work.run.graph, work.run.params()
     notable = dict(zip(map(neurons.parse, listed["neuron"]), listed["notable tokens"].to_list(), strict=True))
     key = keys.Key(settings.seed, ("ablate",))
     random = data.tokens[keys.permutation(len(data.tokens), key=key)[: settings.data]]
-    ablation = Ablation(settings.ablation, random, keys.fold_in(key, settings.ablation))
+    ablation = Ablation(settings.ablation, (random,), keys.fold_in(key, settings.ablation))
     events = {neuron: tally.events[:, tally.row(neuron)] for neuron in chosen}
     drawn = {
         neuron: neurons.sample_attributed(events[neuron], settings.data, key=keys.fold_in(key, str(neuron)))
         for neuron in chosen
     }
     sizes = {neuron: len(ids) for neuron, ids in drawn.items()}
-    controls = neurons.on_random_data(params, random, config, sizes, ablation)
+    controls = neurons.on_random_data(graph, params, (random,), sizes, ablation)
     elsewhere = dict(terminal.watched(controls, len(chosen), "on random data"))
     trials, quoted, views, top = [], {}, {}, {}
     for neuron in terminal.watched(chosen, len(chosen), "ablating neurons"):
         ids, tokens = torch.tensor(notable[neuron], dtype=torch.int64), data.tokens[drawn[neuron]]
         n_neurons = neurons.width(work.run.shapes[neuron.unit], neuron.axis)
         others = neurons.other_neurons(neuron, n_neurons, settings.others, key=key)
-        trials.append(neurons.try_neuron(params, tokens, config, neuron, ids, others, elsewhere[neuron], ablation))
-        views[neuron] = neurons.view(params, random[:500], config, neuron, 6)
+        trials.append(neurons.try_neuron(graph, params, (tokens,), neuron, ids, others, elsewhere[neuron], ablation))
+        views[neuron] = neurons.view(graph, params, (random[:500],), neuron, 6)
         top[neuron] = int(events[neuron].argmax()), int(events[neuron].max())
-        some = neurons.flip_excerpts(params, tokens[:100], config, neuron, ids, settings.excerpts, ablation)
+        some = neurons.flip_excerpts(graph, params, tokens[:100], neuron, ids, settings.excerpts, ablation)
         quoted[neuron] = [excerpt._replace(datum=int(drawn[neuron][excerpt.datum])) for excerpt in some]
-    reference = stats.token_counts(work.run.corpus.train, config.vocab_size)
+    reference = stats.token_counts(work.run.corpus.train, graph.vocab_size)
     frames = {
         "flips": (tables.FLIPS, tables.flips_frame(trials)),
         "flip_excerpts": (tables.FLIP_EXCERPTS, tables.flip_excerpt_frame(quoted, notable)),
@@ -95,11 +97,11 @@ def main(settings: Settings) -> Path:
     return work.finish()
 
 
-def choose(names: Sequence[str], tally: Tally, by_default: pl.Series) -> list[Neuron]:
+def choose(names: Sequence[str], graph: Graph, tally: Tally, by_default: pl.Series) -> list[Neuron]:
     """Neurons by name, or those that attribute.py chose; all of them with data.
 
     Raises:
-        ValueError: a neuron is not there, is in no layer's matrix, or has no data attributed to it.
+        ValueError: a neuron is not there, is of no linear map, or has no data attributed to it.
     """
     chosen = [neurons.parse(name) for name in dict.fromkeys(names or by_default)]
     axes = {group.axis for group in tally.groups if isinstance(group, Neuron)}
@@ -108,8 +110,8 @@ def choose(names: Sequence[str], tally: Tally, by_default: pl.Series) -> list[Ne
             other = f"attribute.py was run with --axis {axes.pop()}; run it with --axis {neuron.axis}"
             raise ValueError(f"{neuron} was not looked at: {other}")
         row = tally.row(neuron)
-        if not units.is_layer_matrix(neuron.unit):
-            raise ValueError(f"{neuron} cannot be ablated: {neuron.unit} is not a matrix of a layer")
+        if not graphs.below_head(graph, neuron.unit):
+            raise ValueError(f"{neuron} cannot be ablated: {neuron.unit} is not the weight of one map before the head")
         if not tally.outliers[row]:
             raise ValueError(f"no data are attributed to {neuron}: none of its weights was ever an outlier")
     return chosen

@@ -16,6 +16,7 @@ import polars as pl
 import stage
 import tyro
 
+from devinterp_func import graph as graphs
 from devinterp_func import keys, neurons, records
 from devinterp_func.checks import integer
 from devinterp_func.neurons import Neuron
@@ -50,10 +51,11 @@ def main(settings: Settings) -> Path:
     run = records.open(settings.run)
     ablated = (results.beside(run, settings.out) / "ablate.json").exists()
     work = stage.start("activations", settings, after=("ablate",) if ablated or not settings.neuron else (), run=run)
-    params, config = run.params(), run.config
+    params, graph = run.params(), run.graph
     if settings.neuron is not None and settings.token is not None:
         neuron = neurons.parse(settings.neuron)
-        neurons.require({name: tuple(weight.shape) for name, weight in params.items()}, neuron)
+        neurons.require(graph.shapes, neuron)
+        graphs.operation(graph, neuron.unit)
         chosen = [(neuron, run.corpus.vocab.index(settings.token))]
     else:
         chosen = flipped_most(work.read("flips", tables.FLIPS), settings.neurons)
@@ -66,16 +68,16 @@ def main(settings: Settings) -> Path:
     ranks, extremes, histograms = [], [], []
     for neuron, id in terminal.watched(chosen, len(chosen), "activations"):
         for here in (neuron._replace(axis="in"), neuron._replace(axis="out")):
-            if here.index >= neurons.width(tuple(params[here.unit].shape), here.axis):
+            if here.index >= neurons.width(graph.shapes[here.unit], here.axis):
                 work.say(f"{here} does not exist, so {neuron} is shown in one of the two meanings")
                 continue
-            means = neurons.activations_by_token(params, tokens, config, here.unit, here.axis)
+            means = neurons.activations_by_token(graph, params, (tokens,), here.unit, here.axis)
             ranks.append(tables.activation_row(here, means, id))
             extremes += tables.extreme_rows(here, id, neurons.extreme_neurons(means, id))
             frequent = means.count.topk(min(settings.against + 1, len(means.count))).indices.tolist()
             compared = [t for t in dict.fromkeys([id, *frequent]) if means.count[t]][: settings.against + 1]
-            on_tokens = neurons.histograms(neurons.activations_on(params, tokens, config, here, compared))
-            around = neurons.histograms(neurons.activations_of_neighbours(params, tokens, config, here, id))
+            on_tokens = neurons.histograms(neurons.activations_on(graph, params, (tokens,), here, compared))
+            around = neurons.histograms(neurons.activations_of_neighbours(graph, params, (tokens,), here, id))
             histograms += tables.histogram_rows(here, id, on_tokens, around)
     for name, (kind, rows) in tables.activation_frames(ranks, extremes, histograms).items():
         work.add(name, kind, rows)

@@ -17,10 +17,12 @@ import stage
 import torch
 import tyro
 
+from devinterp_func import graph as graphs
 from devinterp_func import neurons, stats, units
 from devinterp_func.checks import integer
+from devinterp_func.graph import Graph
 from devinterp_func.neurons import Neuron
-from devinterp_func.records import Shard
+from devinterp_func.records import Run, Shard
 from devinterp_func.show import results, tables, terminal
 
 BINS, HEAD = 60, 1000  # bins of steps; rows of the attribution table that are kept
@@ -49,40 +51,59 @@ class Settings:
 def main(settings: Settings) -> Path:
     for name in ("parameters", "neurons", "c", "d", "f"):
         integer(f"--{name}", getattr(settings, name))
-    work = stage.start("attribute", settings)
+    work = stage.start("attribute", settings, any_data=True)
     if work.done:
         return work.folder
-    run, data, shapes, V = work.run, work.run.data, work.run.shapes, work.run.config.vocab_size
-    reference = stats.token_counts(run.corpus.train, V)
-    groups = neurons.groups(shapes, settings.axis)
-    if without := [unit for unit in shapes if len(shapes[unit]) != 2]:
-        work.say(f"no neurons, as they are no matrices: {', '.join(without)}")
+    shapes, total = work.run.shapes, outliers(work)
+    frequent = of_each_unit(total, shapes, settings.parameters)
+    if work.run.is_text:
+        behind(work, settings, frequent, total)
+    else:
+        work.save("parameters", tables.parameter_frame(frequent, total, shapes, [[]] * len(frequent)))
+        work.say("the data are no text, so there are no tokens behind parameters and neurons")
+    return work.finish()
 
-    def shards(what: str) -> Iterator[Shard]:
-        return terminal.watched(run.shards(), -(-run.n_steps // run.recording.snapshot_every), what)
 
-    def notable(bags: torch.Tensor) -> list[torch.Tensor]:
-        rows = terminal.watched(bags, len(bags), "notable tokens")
-        return [stats.univariate_heuristic(row, reference, settings.c, settings.d, settings.f) for row in rows]
+def shards(run: Run, what: str) -> Iterator[Shard]:
+    """The run's records, for the person who waits."""
+    return terminal.watched(run.shards(), -(-run.n_steps // run.recording.snapshot_every), what)
 
-    counts = neurons.outlier_counts(shards("counting outliers"), units.n_parameters(shapes))
+
+def outliers(work: stage.Stage) -> torch.Tensor:
+    """Where the outliers lie, as tables; how many each parameter has."""
+    run, shapes = work.run, work.run.shapes
+    counts = neurons.outlier_counts(shards(run, "counting outliers"), units.n_parameters(shapes))
     by_unit = work.save("outlier_units", tables.outlier_unit_frame(counts, shapes))
-    course = neurons.outliers_over_training(shards("outliers over training"), shapes, BINS, run.n_steps)
+    course = neurons.outliers_over_training(shards(run, "outliers over training"), shapes, BINS, run.n_steps)
     work.save("outlier_course", tables.outlier_course_frame(course, shapes))
     head = neurons.OutlierRows(*(column[:HEAD] for column in neurons.outlier_rows(next(run.shards()))))
     work.save("attribution", tables.attribution_frame(head, shapes))
     total = counts.sum(0)
     results.write_arrays(work.folder, "outliers", {"by_parameter": total})
+    work.show(by_unit.drop("weights", "by epoch"), "outliers by unit", kind=tables.OUTLIER_UNITS)
+    return total
 
-    frequent = of_each_unit(total, shapes, settings.parameters)
-    behind = neurons.parameter_groups(frequent, len(total))
-    tally = neurons.tally(shards("tokens behind parameters"), data, behind, V)
+
+def behind(work: stage.Stage, settings: Settings, frequent: torch.Tensor, total: torch.Tensor) -> None:
+    """The tokens behind the most frequent parameters and behind every neuron, as tables."""
+    run, data, shapes, V = work.run, work.run.data, work.run.shapes, len(work.run.corpus.vocab)
+    reference = stats.token_counts(run.corpus.train, V)
+    groups = neurons.groups(shapes, settings.axis)
+    if without := [unit for unit in shapes if len(shapes[unit]) < 2]:
+        work.say(f"no neurons, as they are no matrices: {', '.join(without)}")
+
+    def notable(bags: torch.Tensor) -> list[torch.Tensor]:
+        rows = terminal.watched(bags, len(bags), "notable tokens")
+        return [stats.univariate_heuristic(row, reference, settings.c, settings.d, settings.f) for row in rows]
+
+    parameters = neurons.parameter_groups(frequent, len(total))
+    tally = neurons.tally(shards(run, "tokens behind parameters"), data, parameters, V)
     tokens = notable(neurons.distribution(tally, data))
     work.save("parameters", tables.parameter_frame(frequent, total, shapes, [ids.tolist() for ids in tokens]))
     members = neurons.of_parameters(shapes, frequent.tolist(), settings.axis)
     united = {neuron: torch.cat([tokens[tally.row(p)] for p in of]).unique() for neuron, of in members.items()}
 
-    tally = neurons.tally(shards("tokens behind neurons"), data, groups, V)
+    tally = neurons.tally(shards(run, "tokens behind neurons"), data, groups, V)
     bags = neurons.distribution(tally, data)
     lists = {
         "notable tokens": [united.get(neuron, frequent[:0]) for neuron in neurons.every(shapes, settings.axis)],
@@ -90,12 +111,11 @@ def main(settings: Settings) -> Path:
         "notable targets": [stats.notable_tokens(row, reference, "log_likelihood", settings.f) for row in tally.target],
     }
     told = {name: [ids.tolist() for ids in each] for name, each in lists.items()}
-    found = work.save("neurons", tables.neuron_frame(tally, members, told, closer(members, total, settings.neurons)))
+    picked = closer(run.graph, members, total, settings.neurons)
+    found = work.save("neurons", tables.neuron_frame(tally, members, told, picked))
     tables.write_tally(work.folder, tally, bags)
-    work.show(by_unit.drop("weights", "by epoch"), "outliers by unit", kind=tables.OUTLIER_UNITS)
     chosen = found.filter(pl.col("chosen")).select("neuron", "outliers", "data", "notable tokens")
     work.show(chosen, "neurons chosen for a closer look", 48, 24, kind=tables.NEURONS)
-    return work.finish()
 
 
 def of_each_unit(counts: torch.Tensor, shapes: units.Shapes, m: int) -> torch.Tensor:
@@ -108,10 +128,11 @@ def of_each_unit(counts: torch.Tensor, shapes: units.Shapes, m: int) -> torch.Te
     return parameters[counts[parameters].argsort(descending=True, stable=True)]
 
 
-def closer(members: dict[Neuron, list[int]], counts: torch.Tensor, n: int) -> list[Neuron]:
-    """The n neurons of each MLP unit whose frequent parameters were outliers most; without MLP units of each matrix."""
-    able = [neuron for neuron in members if units.is_layer_matrix(neuron.unit)]
-    ranked = [neuron for neuron in able if units.is_mlp_weight(neuron.unit)] or able
+def closer(graph: Graph, members: dict[Neuron, list[int]], counts: torch.Tensor, n: int) -> list[Neuron]:
+    """The n neurons of each unit of an MLP whose frequent parameters were outliers most; without MLPs of each unit."""
+    hidden = graphs.hidden_maps(graph)
+    able = [neuron for neuron in members if neuron.unit in graphs.choose(graph)]
+    ranked = [neuron for neuron in able if neuron.unit in {*hidden, *hidden.values()}] or able
     ranked.sort(key=lambda neuron: -int(counts[members[neuron]].sum()))
     return [neuron for unit in sorted({n.unit for n in ranked}) for neuron in [o for o in ranked if o.unit == unit][:n]]
 

@@ -8,22 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark_setup import measure, peak_memory, plain_step, setup_of
+from benchmark_setup import Setup, measure, peak_memory, plain_step, setup_of
+from benchmark_steps import decoder_step
 
-from devinterp_func import bigram, credit, neurons, stats, units
+from devinterp_func import bigram, credit, models, neurons, stats, units
+from devinterp_func import graph as graphs
 from devinterp_func.credit import probes
 from devinterp_func.records import Run
-from devinterp_func.units import EMBEDDING, UNEMBEDDING
+
+
+def setup_like(run: Run) -> Setup:
+    """A batch of the sizes of a run of the post's model."""
+    config = models.Config(**run.model.source["config"])
+    return setup_of("post", config, run.recipe, run.recording, "cpu")
 
 
 def tally_lines(run: Run, n_shards: int = 6) -> list[str]:
     """Counts, token tallies and notable tokens of the columns of all units, extrapolated to the whole record."""
-    reference = stats.token_counts(run.corpus.train, run.config.vocab_size)
+    reference = stats.token_counts(run.corpus.train, run.graph.vocab_size)
     n = len(list(run.shards()))
     began = time.perf_counter()
     neurons.outlier_counts(islice(run.shards(), n_shards), units.n_parameters(run.shapes))
     counted = time.perf_counter()
-    tally = neurons.tally(islice(run.shards(), n_shards), run.data, run.shapes, run.config.vocab_size)
+    tally = neurons.tally(islice(run.shards(), n_shards), run.data, run.shapes, run.graph.vocab_size)
     tallied = time.perf_counter()
     for row in neurons.distribution(tally, run.data):
         stats.univariate_heuristic(row, reference)
@@ -43,8 +50,8 @@ def ablation_lines(run: Run, n_data: int = 16, n_naive: int = 4) -> list[str]:
     rows: dict[str, Callable[[], object]] = {}
     for unit in shapes:
         every = neurons.every({unit: shapes[unit]})
-        rows[unit] = partial(neurons.sweep, params, tokens, run.config, every)
-        rows[f"{unit}, naive"] = partial(neurons.sweep_naive, params, tokens, run.config, every[:n_naive])
+        rows[unit] = partial(neurons.sweep, run.graph, params, (tokens,), every)
+        rows[f"{unit}, naive"] = partial(neurons.sweep_naive, run.graph, params, (tokens,), every[:n_naive])
     taken = measure(rows, 3)
     lines = [f"| ablating every column over {n_data} data | sweep, s | naive, s, extrapolated | naive ÷ sweep |"]
     lines += ["|---|---|---|---|"]
@@ -58,7 +65,7 @@ def ablation_lines(run: Run, n_data: int = 16, n_naive: int = 4) -> list[str]:
 
 def bigram_lines(run: Run, n_steps: int = 10, n_places: int = 4) -> list[str]:
     """Exact top-100 shifts of real steps, some after each of a few snapshots, against the plain step between them."""
-    plain = plain_step(setup_of(run.config, run.recipe, run.recording, "cpu"))
+    plain = plain_step(setup_like(run))
     plain()
     snapshots = run.snapshots[:-1]
     chosen = dict.fromkeys(snapshots[round(i * (len(snapshots) - 1) / (n_places - 1))] for i in range(n_places))
@@ -66,11 +73,10 @@ def bigram_lines(run: Run, n_steps: int = 10, n_places: int = 4) -> list[str]:
     extra = 0.0
     for place in chosen:
         for move in run.moves(place, min(place + n_steps, run.n_steps)):
-            before = move.before[UNEMBEDDING], move.before[EMBEDDING]
-            changes = move.after[UNEMBEDDING] - before[0], move.after[EMBEDDING] - before[1]
+            matrices = decoder_step(run.graph, move)
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
             memory, began = peak_memory(), time.perf_counter()
-            bigram.top_shifts(*before, *changes, k=min(100, run.config.vocab_size**2))
+            bigram.top_shifts(*matrices, k=min(100, run.graph.vocab_size**2))
             between = time.perf_counter()
             extra = max(extra, peak_memory() - memory)
             plain()
@@ -87,8 +93,8 @@ def bigram_lines(run: Run, n_steps: int = 10, n_places: int = 4) -> list[str]:
 def ledger_lines(run: Run) -> list[str]:
     """Following probes at a real step, in extra plain steps: what it costs more than replaying the step."""
     step = run.snapshots[len(run.snapshots) // 2]
-    last, words = run.config.n_layers - 1, run.corpus.vocab.decode(run.corpus.valid[:8])
-    projections = [name for name in run.params() if units.is_mlp_weight(name) and units.writes_stream(name)]
+    last, words = len(run.graph.attention) - 1, run.corpus.vocab.decode(run.corpus.valid[:8])
+    projections = [name for name in run.params() if units.is_mlp_weight(name) and graphs.writes_stream(run.graph, name)]
     small = [f"head:{last}.{head} previous" for head in (0, 1)] + [f"head:{layer}.0 same" for layer in range(2)]
     small += [f"effect:{unit}:0 {words[0]}" for unit in projections[:2]]
     small += [f"next:{' '.join(words[:-1])} => {words[-1]}", f"bigram:{words[0]} {words[1]}"]
@@ -99,9 +105,7 @@ def ledger_lines(run: Run) -> list[str]:
         if followed:  # a walk knows the probes' values from the step before
             credit.split_change(move, followed, 3, before=torch.zeros(len(followed)))
 
-    rows: dict[str, Callable[[], object]] = {
-        "plain": plain_step(setup_of(run.config, run.recipe, run.recording, "cpu"))
-    }
+    rows: dict[str, Callable[[], object]] = {"plain": plain_step(setup_like(run))}
     rows["replayed"] = partial(replayed, (), [])
     for what, forms in sets.items():
         followed = [credit.parse_probe(form, run, key=0) for form in forms]

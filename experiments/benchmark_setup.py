@@ -1,15 +1,19 @@
 """What the benchmark's rows share: one batch of the post's setting, the plain step, and how rows are measured."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from presets import PRE_NORM_LR, Kind, model_of
 
-from devinterp_func import batches, models, training, tree
+from devinterp_func import batches, models, training
+from devinterp_func import graph as graphs
+from devinterp_func.graph import Graph, Masks
 from devinterp_func.models import Config
 from devinterp_func.records import Recording
 from devinterp_func.training import Recipe
@@ -21,39 +25,51 @@ Row = Callable[[], object]
 class Setup(NamedTuple):
     """One batch of text of Zipf's law and everything that the rows share."""
 
+    kind: Kind
     config: Config
     recipe: Recipe
     recording: Recording
     device: str
+    model: models.Model
     data: batches.Data
+    graph: Graph
+    tracing: float  # seconds that writing the loss down as a graph took
     params: Params
     datum: torch.Tensor
     tokens: torch.Tensor
     targets: torch.Tensor
-    masks: models.Masks | None
+    masks: Masks | None
     logits: torch.Tensor
 
 
-def setup_of(config: Config, recipe: Recipe, recording: Recording, device: str) -> Setup:
-    """Data, weights and masks of one batch."""
+def setup_of(kind: Kind, config: Config, recipe: Recipe, recording: Recording, device: str) -> Setup:
+    """Data, weights, graph and masks of one batch."""
     n = 40 * recipe.batch_size * recipe.context + 1
     stream = np.minimum(np.random.default_rng(0).zipf(1.3, n), config.vocab_size) - 1
     data = batches.chunk(torch.from_numpy(stream), recipe.context)
-    params = {name: w.to(device) for name, w in training.initial(config, recipe).items()}
+    model = model_of(kind, config, recipe.context)
+    params = {name: w.to(device) for name, w in training.initial(model, recipe).items()}
     datum = torch.arange(recipe.batch_size)
     tokens, targets = (x[datum].to(device) for x in data)
-    masks = tree.map(lambda mask: mask.to(device), training.masks_of(config, recipe, 0, datum))
+    began = time.perf_counter()
+    graph = graphs.of(model.loss, params, tokens[0], targets[0])
+    tracing = time.perf_counter() - began
+    masks = training.masks_of(graph, recipe, 0, datum)
+    masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
     logits = torch.empty(config.vocab_size, tokens.numel(), device=device)
-    return Setup(config, recipe, recording, device, data, params, datum, tokens, targets, masks, logits)
+    shared = kind, config, recipe, recording, device, model
+    return Setup(*shared, data, graph, tracing, params, datum, tokens, targets, masks, logits)
 
 
-def toy_or_post(toy: bool, device: str) -> Setup:
+def toy_or_post(kind: Kind, toy: bool, device: str) -> Setup:
     """The post's setting, or a small one."""
     config, recipe, recording = Config(28_782), Recipe(n_steps=200, epochs=5), Recording()
     if toy:
-        config, recording = Config(500, d_model=16, d_hidden=16, n_layers=2), Recording(k=10)
+        config, recording = Config(500, d_model=16, n_heads=4, d_hidden=16, n_layers=2), Recording(k=10)
         recipe = Recipe(context=8, batch_size=4, n_steps=20)
-    return setup_of(config, recipe, recording, device)
+    if kind != "post":
+        recipe = dataclasses.replace(recipe, lr=PRE_NORM_LR)
+    return setup_of(kind, config, recipe, recording, device)
 
 
 class Plain(torch.nn.Module):
@@ -76,19 +92,44 @@ class Plain(torch.nn.Module):
         return self.decoder(self.layers(x, mask=mask, is_causal=self.causal))
 
 
+class Logits(torch.nn.Module):
+    """A language model of transformers, of which only the logits are asked; as it comes, so with fused attention."""
+
+    def __init__(self, source: dict[str, Any]) -> None:
+        import transformers
+
+        super().__init__()
+        config = transformers.AutoConfig.for_model(**source["config"])
+        self.model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model(tokens, use_cache=False).logits
+
+
+def plain_module(setup: Setup, causal: bool = True) -> torch.nn.Module:
+    """The same model as an ordinary module from tokens to logits; the post's also without its causal mask."""
+    if setup.kind == "post":
+        return Plain(setup.config, setup.recipe.context, causal).to(setup.device)
+    return Logits(setup.model.source).to(setup.device)
+
+
 def plain_step(setup: Setup) -> Row:
     """Forward, backward, clipping and update of the plain module."""
-    model = Plain(setup.config, setup.recipe.context).to(setup.device)
+    model = plain_module(setup)
     optimizer = torch.optim.SGD(model.parameters(), lr=setup.recipe.lr)
 
     def step() -> None:
         optimizer.zero_grad()
-        logits = model(setup.tokens)
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), setup.targets.flatten()).backward()
+        cross_entropy(model, setup).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), setup.recipe.max_norm)
         optimizer.step()
 
     return step
+
+
+def cross_entropy(model: torch.nn.Module, setup: Setup) -> torch.Tensor:
+    """The batch's mean loss."""
+    return torch.nn.functional.cross_entropy(model(setup.tokens).flatten(0, 1), setup.targets.flatten())
 
 
 def measure(rows: dict[str, Row], rounds: int) -> dict[str, float]:
@@ -107,5 +148,24 @@ def measure(rows: dict[str, Row], rounds: int) -> dict[str, float]:
 
 def peak_memory() -> float:
     """Of this process, in GB. Not from getrusage: a child's maximum there starts at its parent's."""
-    peak = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    return int(peak) / 1e6
+    return _status("VmHWM")
+
+
+def peak_above(make: Callable[[], Row]) -> float:
+    """How much more memory a row takes at most, GB, than the process had before it was made."""
+    before = resident_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    row = make()
+    for _ in range(3):
+        row()
+    return peak_memory() - before
+
+
+def resident_memory() -> float:
+    """Of this process now, in GB."""
+    return _status("VmRSS")
+
+
+def _status(what: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if what in line)
+    return int(line.split()[1]) / 1e6

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from benchmark_setup import Row, Setup, measure, peak_memory, setup_of
 
-from devinterp_func import bigram, optim, per_example, records, text, training, units
+from devinterp_func import bigram, optim, per_example, records, text, training
+from devinterp_func.graph import Graph
+from devinterp_func.training import Move
 
 
 def stages(setup: Setup) -> dict[str, Row]:
     """The parts of a recorded step, each on what the part before made."""
-    config, recipe = setup.config, setup.recipe
+    recipe = setup.recipe
 
     def capture() -> per_example.Capture:
         batch = setup.tokens, setup.targets
-        return per_example.capture(setup.params, *batch, config, setup.masks, buffer=setup.logits)
+        return per_example.capture(setup.graph, setup.params, *batch, masks=setup.masks, buffer=setup.logits)
 
     found = capture()
     _, info = optim.update(setup.params, found.mean_grads, lr=recipe.lr, max_norm=recipe.max_norm)
@@ -30,7 +32,7 @@ def stages(setup: Setup) -> dict[str, Row]:
     sizes = {name: per_example.size_of(factor) for name, factor in factors.items()}
     parameter, _ = per_example.select(flat, setup.recording.k)
     return {
-        "dropout masks": lambda: training.masks_of(config, recipe, 0, setup.datum),
+        "dropout masks": lambda: training.masks_of(setup.graph, recipe, 0, setup.datum),
         "forward, backward, batch gradient": capture,
         "clip and update": lambda: optim.update(setup.params, found.mean_grads, lr=recipe.lr, max_norm=recipe.max_norm),
         "all per-datum deltas": lambda: per_example.form_flat(
@@ -45,7 +47,7 @@ def recorded_steps(setup: Setup, run: Path) -> Row:
     """A whole recorded step: a generator is advanced by one; shards are written as they fill."""
     recipe = dataclasses.replace(setup.recipe, n_steps=None, epochs=1000)
     records.create(run, {"n_steps": 10**6})
-    moves, pending = training.moves(setup.params, setup.data, setup.config, recipe), list[records.StepRecord]()
+    moves, pending = training.moves(setup.graph, setup.params, setup.data, recipe), list[records.StepRecord]()
     buffer: list[torch.Tensor] = []
 
     def step() -> None:
@@ -62,17 +64,23 @@ def recorded_steps(setup: Setup, run: Path) -> Row:
 def shard_written(setup: Setup, run: Path) -> Row:
     """A shard of 64 steps, each time the run's next."""
     records.create(run, {"n_steps": 10**6})
-    move = next(training.moves(setup.params, setup.data, setup.config, setup.recipe, stop=1))
+    move = next(training.moves(setup.graph, setup.params, setup.data, setup.recipe, stop=1))
     made = records.to_record(move, setup.recording)
     return lambda: records.write_shard(run, [made._replace(step=records.n_steps(run) + i) for i in range(64)])
 
 
 def top_shifts(setup: Setup) -> Row:
     """Exact top-100 shifts of the bigram decoder in one step."""
-    move = deque(training.moves(setup.params, setup.data, setup.config, setup.recipe, stop=30), maxlen=1).pop()
-    U, E = units.UNEMBEDDING, units.EMBEDDING
-    before = move.before[U], move.before[E]
-    return lambda: bigram.top_shifts(*before, move.after[U] - before[0], move.after[E] - before[1], k=100)
+    moves = training.moves(setup.graph, setup.params, setup.data, setup.recipe, stop=30)
+    matrices = decoder_step(setup.graph, deque(moves, maxlen=1).pop())
+    return lambda: bigram.top_shifts(*matrices, k=100)
+
+
+def decoder_step(graph: Graph, move: Move) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Unembedding and embedding before a step, and its updates of them."""
+    assert graph.head is not None and graph.embedding is not None
+    U, E = graph.head.weight, graph.embedding
+    return move.before[U], move.before[E], move.after[U] - move.before[U], move.after[E] - move.before[E]
 
 
 def stage_lines(setup: Setup, rounds: int) -> list[str]:
@@ -82,7 +90,8 @@ def stage_lines(setup: Setup, rounds: int) -> list[str]:
         rows["exact top-100 bigram shifts (not part of a step)"] = top_shifts(setup)
         fast = measure(rows, rounds)
     fast["record written"] /= 64
-    return ["| stage of a recorded step | ms |", "|---|---|", *(f"| {n} | {t * 1e3:.1f} |" for n, t in fast.items())]
+    lines = ["| stage of a recorded step | ms |", "|---|---|", *(f"| {n} | {t * 1e3:.1f} |" for n, t in fast.items())]
+    return [*lines, "", f"Once a run, the loss is written down as a graph, in {setup.tracing:.1f} s."]
 
 
 def growth_lines(setup: Setup, rounds: int) -> list[str]:
@@ -95,8 +104,8 @@ def growth_lines(setup: Setup, rounds: int) -> list[str]:
         values, seconds = [middle // wider, middle, wider * middle], []
         for value in values:
             both = {"d_model": value, "d_hidden": value} if name == "d_model" else {name: value}
-            parts: Any = tuple(dataclasses.replace(x, **both) if x is owner else x for x in setup[:3])
-            changed = setup_of(parts[0], parts[1], parts[2], setup.device)
+            parts: Any = [dataclasses.replace(x, **both) if x is owner else x for x in setup[1:4]]
+            changed = setup_of(setup.kind, parts[0], parts[1], parts[2], setup.device)
             with tempfile.TemporaryDirectory() as folder:
                 row = {"step": recorded_steps(changed, Path(folder) / "run")}
                 seconds.append(measure(row, max(1, rounds // 2))["step"])
@@ -112,7 +121,7 @@ def record_some(setup: Setup) -> str:
     words = ("<unk>", *(f"w{i}" for i in range(1, setup.config.vocab_size)))
     corpus = text.Corpus("zipf", text.Vocab(words), stream, stream[:2000], stream[:2000])
     with tempfile.TemporaryDirectory() as folder:
-        began, parts = time.perf_counter(), (corpus, *setup[:3])
+        began, parts = time.perf_counter(), (corpus, setup.model, setup.recipe, setup.recording)
         for now in records.record(Path(folder) / "run", *parts, device=setup.device):
             writing = now.writing
         share = writing / (time.perf_counter() - began)

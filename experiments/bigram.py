@@ -52,7 +52,7 @@ class Settings:
 
 def main(settings: Settings) -> Path:
     work = stage.start("bigram", settings)
-    counts = bigram.count_pairs(work.run.corpus.train, work.run.config.vocab_size)
+    counts = bigram.count_pairs(work.run.corpus.train, work.run.graph.vocab_size)
     followed = check(settings, work.run, counts)
     if work.done:
         return work.folder
@@ -65,7 +65,8 @@ def main(settings: Settings) -> Path:
 
 
 def check(settings: Settings, run: records.Run, counts: PairCounts) -> Followed | None:
-    """The pairs to follow, None without a walk; says before any work what is wrong with the settings."""
+    """The pairs to follow, None without a walk; says before any work what is wrong with the settings or the model."""
+    bigram.decoder_units(run.graph)
     for name, least in dict(k=1, group=0, every=1, least=1, unseen=0, seed=0).items():
         checks.integer(f"--{name}", getattr(settings, name), least)
     if len(bigram.seen_pairs(counts, settings.least).output) < 3:
@@ -76,7 +77,7 @@ def check(settings: Settings, run: records.Run, counts: PairCounts) -> Followed 
             raise ValueError(f"{', '.join(ignored)}: of a walk, and --correlations-only makes none")
         return None
     run.span(settings.start, settings.stop)
-    if settings.k > (most := run.config.vocab_size**2):
+    if settings.k > (most := run.graph.vocab_size**2):
         raise ValueError(f"--k is {settings.k}; there are {most} pairs of tokens")
     if wrong := [text for text in settings.pair if len(text.split()) != 2]:
         raise ValueError(f'--pair {wrong[0]!r} must be two tokens with a blank between them, such as "of the"')

@@ -2,6 +2,7 @@
 
     python experiments/capture.py                                                   # demo: a minute or two, no download
     python experiments/capture.py --corpus wikitext2 --preset post --out runs/post  # the post's run: an hour or two
+    python experiments/capture.py --model gpt2 --steps 100 --out runs/demo-gpt2     # another model of the same sizes
 
 Interrupted or killed, the same command goes on where it stopped, and the run directory ends up the same, bit for bit.
 """
@@ -16,19 +17,15 @@ from typing import Annotated, Any, Literal
 import stage
 import torch
 import tyro
+from presets import PRE_NORM_LR, PRESETS, Kind, model_of
 
-from devinterp_func import batches, checks, models, per_example, records, text, training, units
-from devinterp_func.models import Config
+from devinterp_func import batches, checks, per_example, records, text, training, units
+from devinterp_func import graph as graphs
+from devinterp_func.models import Config, Model
 from devinterp_func.records import Recording
-from devinterp_func.show import terminal
+from devinterp_func.show import terminal, words
 from devinterp_func.text import Corpus
 from devinterp_func.training import Recipe
-
-DEMO = {"d_model": 64, "n_heads": 4, "d_hidden": 64}
-PRESETS: dict[str, tuple[dict[str, Any], Recipe, Recording]] = {
-    "demo": (DEMO, Recipe(epochs=1, n_steps=400, lr=4.0), Recording(k=100, snapshot_every=100)),
-    "post": ({}, Recipe(), Recording()),
-}
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,8 @@ class Settings:
     """Options left at None take the preset's value."""
 
     corpus: str = "python_docs"  # wikitext2, python_docs, planted, or the path of a UTF-8 text file
+    tokenizer: str = "basic_english"  # or the path of a tokenizer.json, such as of experiments/tokenizer.py
+    model: Kind = "post"  # the post's transformer, or one of Hugging Face's of the preset's sizes
     preset: Literal["demo", "post"] = "demo"  # a small model and 400 steps, or the post's 12.27 M parameters, 5 epochs
     out: Path = Path("runs/demo")  # the run directory: new, or one that the same command began
     seed: int = 0  # fixes initial weights, order of the data and dropout
@@ -43,13 +42,13 @@ class Settings:
     batch_size: int | None = None  # data a step
     epochs: int | None = None  # passes over the training data
     steps: int | None = None  # stop after so many steps in all
-    lr: float | None = None  # the learning rate in the first epoch
+    lr: float | None = None  # the learning rate in the first epoch; Hugging Face's models: 1
     gamma: float | None = None  # its factor after each epoch
     max_norm: float | None = None  # gradients of a larger norm are clipped to it; inf clips none
     k: int | None = None  # outliers recorded for each datum, or each step
     per: Literal["datum", "step"] | None = None  # whether k counts for each datum, or for the step as a whole
     units: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Name pattern of captured units, such as 'layers.*.weight'; may be repeated. Default: the layers' 2-D weights."""
+    """Name pattern of captured units, such as 'layers.*.weight'; may be repeated. Default: the linear maps' weights."""
     factors: bool = False  # also record the factors of every datum's gradient (the post's model: 17 MB a step)
     snapshot_every: int | None = None  # steps between two snapshots of the weights; a replay starts from one
     device: str = "cpu"  # cpu, or cuda
@@ -63,10 +62,13 @@ def main(settings: Settings) -> None:
     if settings.device != "cpu":  # process-wide switches belong to the script, not to the library
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    corpus = text.load(settings.corpus)
+    corpus = text.load(settings.corpus, settings.tokenizer)
     sizes, recipe, recording = PRESETS[settings.preset]
+    if settings.model != "post":
+        recipe = replace(recipe, lr=PRE_NORM_LR)
     recipe, recording = chosen(recipe, settings, n_steps=settings.steps), chosen(recording, settings)
-    what = corpus, Config(len(corpus.vocab), **sizes), recipe, recording
+    model = model_of(settings.model, Config(len(corpus.vocab), **sizes), recipe.context)
+    what = corpus, model, recipe, recording
     n_steps = records.prepare(settings.out, *what, settings.device)["n_steps"]  # mistakes end here, before any work
     before = max(records.snapshots(settings.out), default=0) if (settings.out / "params").is_dir() else 0
     say_plan(settings, *what, n_steps - before)
@@ -89,15 +91,17 @@ def chosen(preset: Any, settings: Settings, **renamed: Any) -> Any:
 
 
 def say_plan(
-    settings: Settings, corpus: Corpus, config: Config, recipe: Recipe, recording: Recording, n_steps: int
+    settings: Settings, corpus: Corpus, model: Model, recipe: Recipe, recording: Recording, n_steps: int
 ) -> None:
     """Expected time and bytes of the steps to come, from two steps made for the purpose and thrown away."""
-    data, shapes = batches.chunk(corpus.train, recipe.context), models.shapes(config)
-    params = {name: w.to(settings.device) for name, w in training.initial(config, recipe).items()}
-    trial = training.moves(params, data, config, recipe, captured=recording.units, stop=2)
+    data = batches.chunk(corpus.train, recipe.context)
+    params = {name: w.to(settings.device) for name, w in training.initial(model, recipe).items()}
+    graph = graphs.of(model.loss, params, *(part[0].to(settings.device) for part in data))
+    trial = training.moves(graph, params, data, recipe, captured=recording.units, stop=2)
     (began, _), (ended, made) = [(time.perf_counter(), records.to_record(move, recording)) for move in trial]
-    P, captured = units.n_parameters(shapes), {name: shapes[name] for name in units.choose(shapes, recording.units)}
-    stage.say(f"{corpus}\n{P:,} parameters, {units.n_parameters(captured):,} captured")
+    captured = {name: graph.shapes[name] for name in graphs.choose(graph, recording.units)}
+    P = units.n_parameters(graph.shapes)
+    stage.say(f"{corpus}\n{model.name}: {P:,} parameters, {units.n_parameters(captured):,} captured")
     size = n_steps * records.n_bytes(made) + (n_steps // recording.snapshot_every + 2) * 4 * P
     free = shutil.disk_usage(next(p for p in settings.out.absolute().parents if p.exists())).free
     stage.say(f"{n_steps:,} steps of {recipe.batch_size} data: about {n_steps * (ended - began) / 60:.1f} minutes,")
@@ -113,7 +117,7 @@ def summarise(path: Path) -> None:
     last = records.read(run, run.n_steps - 1)
     stage.say(f"The largest shifts that single data made in step {last.step}:")
     largest = per_example.top_k_of_step(last.outliers, 5)
-    console.print(terminal.shift_table(largest, last.datum, run.shapes, run.data, run.corpus.vocab))
+    console.print(terminal.shift_table(largest, last.datum, run.shapes, run.data, words.vocab_of(run)))
 
 
 if __name__ == "__main__":

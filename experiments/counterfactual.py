@@ -16,7 +16,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from devinterp_func import bigram, checks, credit, keys, models, per_example, tree, units
+from devinterp_func import batches, bigram, checks, credit, keys, per_example, tree, units
+from devinterp_func import graph as graphs
 from devinterp_func.credit import Entries, probes
 from devinterp_func.credit.probes import Probe
 from devinterp_func.neurons import Neuron
@@ -85,22 +86,28 @@ def agreements(
 
 def chosen_probes(run: Run, texts: int, key: keys.Key) -> dict[str, Probe]:
     """The two losses, and probes of other kinds, by the names that the tables have."""
-    config, vocab = run.config, run.corpus.vocab
+    graph, vocab = run.graph, run.corpus.vocab
     drawn = keys.permutation(len(run.data.tokens), key=key)[:texts]
-    tokens, targets = (x[drawn].to(run.device) for x in run.data)
+    others = tree.map(lambda x: x.to(run.device), batches.take(run.data, drawn))
     *prompt, following = run.corpus.valid[:12].tolist()
-    pair = bigram.characteristic_pairs(bigram.count_pairs(run.corpus.train, config.vocab_size), 1, least=1)
+    pair = bigram.characteristic_pairs(bigram.count_pairs(run.corpus.train, graph.vocab_size), 1, least=1)
     input, output = int(pair.input), int(pair.output)
-    last = [unit for unit in models.shapes(config) if units.is_mlp_weight(unit)][-1]
-    head = f"{config.n_layers - 1}.0"
-    return {
+    maps = credit.linear_maps(graph, graphs.choose(graph))
+    last = ([unit for unit in maps if units.is_mlp_weight(unit)] or maps)[-1:]
+    followed = {
         HELD_OUT: credit.parse_probe("loss", run, key=key, n=texts),
-        TRAINING: probes.loss(tokens, targets, config),
-        "next word": probes.log_probability(torch.tensor(prompt, device=run.device), following, config),
-        f"bigram, {words.words([input, output], vocab)}": probes.bigram(output, input),
-        "squared norm of a neuron": probes.squared_norm(Neuron(last, 0)),
-        f"head {head} on previous token": credit.parse_probe(f"head:{head} previous", run, key=key, n=texts),
+        TRAINING: probes.loss(graph, tuple(others)),
+        "next word": probes.log_probability(graph, torch.tensor(prompt, device=run.device), following),
     }
+    if graph.embedding is not None:
+        followed[f"bigram, {words.words([input, output], vocab)}"] = probes.bigram(graph, output, input)
+    if last:
+        followed["squared norm of a neuron"] = probes.squared_norm(Neuron(last[0], 0))
+    if graph.attention:
+        head = f"{len(graph.attention) - 1}.0"
+        probe = credit.parse_probe(f"head:{head} previous", run, key=key, n=texts)
+        followed[f"head {head} on previous token"] = probe
+    return followed
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ def main(settings: Settings) -> Path:
     start, stop = run.span(settings.start, settings.stop)
     span = "" if (start, stop) == (0, run.n_steps) else f"-{start}-{stop}"
     work = stage.start(f"directions{span}", replace(settings, start=start, stop=stop), run=run, family="directions")
-    shapes = {name: tuple(weight.shape) for name, weight in run.params(0).items()}
+    shapes = run.graph.shapes
     chosen = units.choose(shapes, settings.units) if settings.units else list(run.shapes)
-    maps = credit.linear_maps({name: shapes[name] for name in chosen})
+    maps = credit.linear_maps(run.graph, chosen)
     if not maps:
         raise ValueError(
             f"none of {', '.join(chosen)} is the matrix of a linear map; any unit of the model can be looked at: "
-            "--units 'layers.*weight'"
+            "--units '*weight'"
         )
     credit.require_pairs({name: shapes[name] for name in maps}, settings.pairs)
     if work.done:

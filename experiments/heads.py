@@ -51,7 +51,7 @@ def main(settings: Settings) -> Path:
     for step in terminal.watched(run.snapshots, len(run.snapshots), "attention at snapshots"):
         params = run.params(step)
         for name, (tokens, pattern) in chosen.items():
-            attention = patterns.attention(params, tokens, pattern, run.config)
+            attention = patterns.attention(run.graph, params, (tokens,), pattern)
             rows += tables.head_rows(name, step, attention)
     frame = tables.head_frame(rows)
     work.add("heads", tables.HEADS, frame)

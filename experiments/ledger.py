@@ -55,7 +55,7 @@ def main(settings: Settings) -> Path:
     found = records.read_walk(folder, Entries)
     entries = Entries(*(field[: stop - start] for field in found))  # the walk may have gone farther before
     ledger = tables.LedgerKey(start, stop, settings.nodes, settings.texts, settings.seed)
-    frames = tables.ledger_frames(entries, names, ledger, run.data, run.config.vocab_size, settings.every)
+    frames = tables.ledger_frames(entries, names, ledger, run.data, run.graph.vocab_size, settings.every)
     for table, kind in tables.LEDGER_TABLES.items():
         work.add(table, kind, frames[table])
     for name in names:

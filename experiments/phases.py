@@ -53,8 +53,8 @@ def main(settings: Settings) -> Path:
     runs = [records.open(run) for run in settings.run]
     check(settings, runs)
     work, key, seeds = stage.start("phases", settings, run=runs[0]), keys.Key(settings.seed, ("phases",)), {}
-    for label, path in zip(labels, settings.run, strict=True):
-        run = records.open(path)  # again: the process takes each run's number of threads
+    for label, run in zip(labels, runs, strict=True):
+        records.open(run)  # again: the process takes each run's number of threads
         start, stop = run.span(settings.start, settings.stop)
         losses = losses_of(settings, run, key)
         steps = replayed(settings, run, losses, start, stop)
@@ -86,19 +86,20 @@ def check(settings: Settings, runs: list[Run]) -> None:
     checks.integer("--texts", settings.texts)
     checks.integer("--snapshots", settings.snapshots, least=credit.FEWEST_SNAPSHOTS)
     for run in runs:
+        stage.require_text(run)
         start, stop = run.span(settings.start, settings.stop)
         credit.require_windows(stop - start, settings.window, settings.every)
-        if run.manifest["corpus"] != runs[0].manifest["corpus"]:
+        if run.manifest["data"] != runs[0].manifest["data"]:
             raise ValueError(f"{run} was trained on another text than {runs[0]}; runs of one text can be compared")
 
 
 def losses_of(settings: Settings, run: Run, key: keys.Key) -> tables.Losses:
     """The losses of classes of positions of some validation texts, as a function of the weights."""
-    held_out, V = run.split("valid"), run.config.vocab_size
+    held_out, V = run.split("valid"), run.graph.vocab_size
     texts = bigram.class_texts(held_out, run.corpus.train, V, settings.texts, settings.common, key=key)
 
     def losses(params: Params) -> Tensor:
-        return bigram.class_losses(params, texts, run.config)
+        return bigram.class_losses(run.graph, params, texts)
 
     return losses
 

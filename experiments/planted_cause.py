@@ -13,7 +13,8 @@ from pathlib import Path
 
 import stage
 
-from devinterp_func import batches, checks, credit, keys, text
+from devinterp_func import batches, checks, credit, keys, models, text, training
+from devinterp_func import graph as graphs
 from devinterp_func.credit import CauseStudy
 from devinterp_func.models import Config
 from devinterp_func.show import results, tables, terminal
@@ -45,10 +46,12 @@ def main(settings: Settings) -> Path:
 def study(seed: int, settings: Settings) -> CauseStudy:
     """Planted text, a small model of it, and how the data it was trained on are ranked."""
     corpus, recipe = text.planted(key=seed), Recipe(n_steps=settings.steps, epochs=100, seed=seed)
-    config = Config(len(corpus.vocab), d_model=32, d_hidden=32, n_layers=1)
+    model = models.transformer(Config(len(corpus.vocab), d_model=32, d_hidden=32, n_layers=1))
     data = batches.chunk(corpus.train, recipe.context)
     pairs = dict(islice(text.planted_bigrams(corpus.vocab).items(), settings.bigrams))
-    return credit.planted_causes(data, corpus.valid, pairs, config, recipe)
+    params = training.initial(model, recipe)
+    graph = graphs.of(model.loss, params, *batches.example(data, 0))
+    return credit.planted_causes(graph, params, data, corpus.valid, pairs, recipe)
 
 
 def check(settings: Settings) -> None:

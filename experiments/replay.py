@@ -12,7 +12,7 @@ from rich.table import Table
 
 from devinterp_func import checks, per_example, records
 from devinterp_func.records import RecordError, Replay
-from devinterp_func.show import terminal
+from devinterp_func.show import terminal, words
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def main(settings: Settings) -> None:
     stage.say("missed is ‖(w' − w) − Σ deltas‖ / ‖w' − w‖")
     console.print(missed_table(replayed))
     largest = per_example.top_k_of_step(recorded.outliers, settings.show)
-    console.print(terminal.shift_table(largest, recorded.datum, run.shapes, run.data, run.corpus.vocab))
+    console.print(terminal.shift_table(largest, recorded.datum, run.shapes, run.data, words.vocab_of(run)))
 
 
 def missed_table(replayed: Replay) -> Table:

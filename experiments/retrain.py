@@ -47,6 +47,7 @@ class Settings:
 
 def main(settings: Settings) -> Path:
     run, names = records.open(settings.run), list(dict.fromkeys(settings.probe or ("loss",)))
+    stage.require_text(run)
     check(settings, run)
     window, followed = credit.window(run, settings.start, settings.steps), probes_of(settings, run, names)
     about = "-".join(f"{name}-{getattr(settings, name)}" for name in PROBES)
@@ -102,7 +103,7 @@ def probes_of(settings: Settings, run: Run, names: list[str]) -> list[Probe]:
     key, n, data = keys.Key(settings.seed, ("ledger",)), settings.texts, run.split("valid")
     followed = [credit.parse_probe(name, run, key=key, n=n) for name in names]
     other = batches.take(data, keys.permutation(len(data.tokens), key=key)[n : n + settings.others])
-    return [*followed, probes.loss(*other, run.config, OTHERS)]
+    return [*followed, probes.loss(run.graph, tuple(other), OTHERS)]
 
 
 def credited(settings: Settings, run: Run, followed: list[Probe], window: Window, folder: Path) -> DatumAmounts:

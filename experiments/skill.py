@@ -2,7 +2,7 @@
 
     python experiments/skill.py runs/demo
 
-The truth comes from ablating MLP neurons (columns of linear1 and linear2) on the validation split, which no ranking has
+The truth comes from ablating neurons of MLPs (columns of their units) on the validation split, which no ranking has
 seen: a token is flipped if at 5 positions or more it is the prediction before or after, and a tenth of these change.
 Every ranking orders the whole vocabulary; its skill is the mean average precision over neurons, with a bootstrap
 interval. After norms.py its amounts take part.
@@ -16,7 +16,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from devinterp_func import keys, models, neurons, records, stats, units
+from devinterp_func import graph as graphs
+from devinterp_func import keys, neurons, records, stats
 from devinterp_func.batches import Data
 from devinterp_func.checks import integer
 from devinterp_func.neurons import Neuron, Tally
@@ -49,6 +50,7 @@ def main(settings: Settings) -> Path:
     if settings.seen > settings.predicted:
         raise ValueError(f"--seen is {settings.seen}; it must be at most --predicted, which is {settings.predicted}")
     run = records.open(settings.run)
+    stage.require_text(run)
     folder = results.beside(run, settings.out)
     norms = ["norms"] if (folder / "norms.json").exists() and "norms" not in results.outdated(folder, run) else []
     work = stage.start("skill", settings, after=["attribute", *norms], run=run)
@@ -58,27 +60,29 @@ def main(settings: Settings) -> Path:
     columns = neurons.every(run.shapes)
     if tally.groups != tuple(columns):
         raise ValueError("attribute.py was run with --axis out; rankings are of columns: run it with --axis in")
-    projections = [unit for unit in run.shapes if units.is_mlp_weight(unit)]
+    graph, data, key = run.graph, run.data, keys.Key(settings.seed, ("skill",))
+    hidden, V = graphs.hidden_maps(graph), graph.vocab_size
+    judged = {*hidden, *hidden.values()} or graphs.choose(graph)
+    projections = [unit for unit in run.shapes if unit in judged]
     if not projections:
         work.say("no MLP unit was captured, so there is nothing to rank")
-    data, key, V = run.data, keys.Key(settings.seed, ("skill",)), run.config.vocab_size
     params, reference = run.params(), stats.token_counts(run.corpus.train, V)
     looked_at = keys.permutation(len(data.tokens), key=keys.fold_in(key, "predicted"))[: settings.predicted]
     seen, predicted = looked_at[: settings.seen], torch.full_like(data.tokens, V)  # V: not looked up
     for part in terminal.watched(looked_at.split(500), -(-len(looked_at) // 500), "the model's predictions"):
-        predicted[part] = neurons.predictions(params, data.tokens[part], run.config)
+        predicted[part] = neurons.predictions(graph, params, (data.tokens[part],))
     there = neurons.tally(run.shards(), Data(data.tokens, predicted), run.shapes, V + 1).target[:, :V]
     grown = {name: results.read_arrays(folder, file, "norms.py") for name, file in NORMS.items()} if norms else {}
     held_out = run.split("valid").tokens
     tested = held_out[keys.permutation(len(held_out), key=key)[: settings.data]]
-    of_model = params, run.config, data.tokens[seen], predicted[seen]
+    of_model = graph, params, data.tokens[seen], predicted[seen]
     material = neurons.Material(*of_model, reference, stats.token_counts(predicted[looked_at].flatten(), V))
     rows, contrasts = [], []
     for unit in projections:
         at, groups = chosen_rows(tally, unit, settings.pointed, keys.fold_in(key, unit))
         members = [columns[i] for i in at.tolist()]
-        parts = neurons.sweep_in_parts(params, tested, run.config, members)
-        n_parts = len(models.logit_blocks(tested, run.config))
+        parts = neurons.sweep_in_parts(graph, params, (tested,), members)
+        n_parts = len(graphs.logit_blocks(graph, len(tested)))
         flips = neurons.join_sweeps(terminal.watched(parts, n_parts, f"ablating neurons of {unit}"))
         truth = neurons.truly_flips(*neurons.flip_counts(flips, len(at), V))
         index = torch.tensor([neuron.index for neuron in members])

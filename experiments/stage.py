@@ -21,8 +21,17 @@ from devinterp_func.records import Run, RunPath
 from devinterp_func.show import results, terminal, words
 from devinterp_func.show.schema import Table
 
-EXPECTED = (ValueError, LookupError, RuntimeError, FloatingPointError, OSError, TypeError, pl.exceptions.PolarsError)
-SAID_WELL = (ValueError, OSError, records.RecordError)  # their messages are written for a person
+EXPECTED = (
+    ValueError,
+    LookupError,
+    RuntimeError,
+    FloatingPointError,
+    OSError,
+    TypeError,
+    ImportError,
+    pl.exceptions.PolarsError,
+)
+SAID_WELL = (ValueError, OSError, ImportError, records.RecordError)  # their messages are written for a person
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Stage:
         """The first rows of a table; where its kind is given, in words and in its formats."""
         formats = {}
         if kind is not None:
-            table = words.spell(table, kind, self.run.corpus.vocab)
+            table = words.spell(table, kind, words.vocab_of(self.run))
             formats = {name: column.format for name, column in kind.columns.items() if column.format}
         self.console.print(terminal.rich_table(table, title, rows, width, formats))
 
@@ -84,20 +93,46 @@ class Stage:
         return self.folder
 
 
-def start(name: str, settings: Any, after: Sequence[str] = (), run: RunPath | None = None, family: str = "") -> Stage:
+def start(
+    name: str,
+    settings: Any,
+    after: Sequence[str] = (),
+    run: RunPath | None = None,
+    family: str = "",
+    any_data: bool = False,
+) -> Stage:
     """Opens the run of a script's settings, and its results' folder.
 
     Args:
         name: of the stage, by which it is known to later ones.
         settings: with ``run`` and ``out``.
         after: stages whose results are read; their absence is an error that names the script to run.
-        run: another run than that of the settings.
+        run: another run than that of the settings, or that one where it is open already.
         family: of ``Stage``.
+        any_data: the work is not about words alone, so the data need be no text.
+
+    Raises:
+        RecordError: as ``records.open`` and ``require_text``.
     """
     opened = records.open(settings.run if run is None else run)
+    if opened.is_text or not any_data:
+        require_text(opened)
     folder = results.beside(opened, settings.out)
     origin = results.origin(folder, opened, settings, after)
     return Stage(name, opened, folder, terminal.console(), origin, family=family)
+
+
+def require_text(run: Run) -> None:
+    """Refuses a run that a script about words can do nothing with.
+
+    Raises:
+        RecordError: its data are no text, or its model cannot be built again from what it holds.
+    """
+    if not run.is_text:
+        raise records.RecordError(
+            f"{run}: its data are no text, and this script is about words; attribute.py and report.py take any data"
+        )
+    _ = run.graph
 
 
 def say(text: object) -> None:

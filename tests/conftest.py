@@ -11,6 +11,8 @@ from hypothesis import settings
 
 from devinterp_func import text
 
+torch.set_num_threads(1)  # what is tested is small: two processes of one thread each are faster than one of two
+
 # How long an example takes says more of the machine than of the law; where CI is set, the same are tried each time.
 settings.register_profile("laws", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("laws")

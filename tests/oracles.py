@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from devinterp_func import models, per_example
-from devinterp_func.models import Config, Masks, dropout_masks
-from devinterp_func.per_example import Factor, Gain, Lookup, Outer
+from devinterp_func.graph import Masks
+from devinterp_func.models import Config
+from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Sum
 from devinterp_func.tree import Params, Tree
 
 Entry = tuple[int, int]  # (datum, number of a parameter)
@@ -103,14 +104,13 @@ def tutorial_positions(d_model: int, context: int, kind: str = "sincos") -> Tens
     return pe
 
 
-def torch_masks(model: TorchModel, tokens: Tensor, config: Config) -> Masks:
-    """The masks (True where kept) that the model's next call in training mode will draw from torch's generator."""
+def torch_masks(model: TorchModel, tokens: Tensor) -> list[Tensor]:
+    """The masks (True where kept) that the next call in training mode will draw, in the order of their sites."""
     state = torch.get_rng_state()
     with _recorded_masks() as drawn, torch.no_grad():
         model(tokens)
     torch.set_rng_state(state)
-    sites = dropout_masks(config, tokens.shape[1], key=0)  # in the order in which torch comes by them
-    return dict(zip(sites, drawn, strict=True))
+    return drawn
 
 
 @contextmanager
@@ -155,14 +155,61 @@ def definition(
     params: Params, tokens: Tensor, targets: Tensor, config: Config, masks: Masks | None = None
 ) -> tuple[Tensor, Params]:
     """Losses and per-example gradients of the transformer in float64 by ``vmap(grad(loss))``."""
-
-    def loss(params: Params, x: Tensor, y: Tensor, mask: Masks | None = None) -> Tensor:
-        return models.loss(params, x, y, config, mask)
-
+    loss, data = models.transformer(config).loss, (tokens, targets) if masks is None else (tokens, targets, masks)
+    own = without_dropout(loss) if masks is None else masked(loss)
     params = {name: w.double() for name, w in params.items()}
-    data = (tokens, targets) if masks is None else (tokens, targets, masks)
-    losses = torch.stack([loss(params, *example) for example in examples(data)])
-    return losses, per_example.grads(loss)(params, *data)
+    losses = torch.stack([own(params, *example) for example in examples(data)])
+    return losses, per_example.grads(own)(params, *data)
+
+
+def masked(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``f(params, *example, masks)``: a loss with dropout masks, in the order in which they are used."""
+
+    def with_masks(params: Params, *given: Any) -> Tensor:
+        *example, masks = given
+        with dropout_of(list(masks.values())):
+            return loss(params, *example)
+
+    return with_masks
+
+
+def without_dropout(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss that drops nothing."""
+
+    def plain(params: Params, *example: Any) -> Tensor:
+        with dropout_of(None):
+            return loss(params, *example)
+
+    return plain
+
+
+@contextmanager
+def dropout_of(kept: list[Tensor] | None) -> Iterator[None]:
+    """Dropout keeps what these masks say, each used once and in this order; None: it keeps everything."""
+    waiting, attend = list(kept or []), F.scaled_dot_product_attention
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return x if kept is None or not training or p == 0 else _keep(x, waiting.pop(0), p)
+
+    def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+        if kept is None or dropout_p == 0:
+            return attend(q, k, v, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+        k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) if enable_gqa else x for x in (k, v))
+        scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if attn_mask is not None:
+            scores = scores.where(attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+        return _keep(scores.softmax(-1), waiting.pop(0), dropout_p) @ v
+
+    with mock.patch.object(F, "dropout", dropout), mock.patch.object(F, "scaled_dot_product_attention", attention):
+        yield
+    assert not waiting, f"{len(waiting)} masks of {len(kept or [])} were not asked for"
+
+
+def _keep(x: Tensor, mask: Tensor, p: float) -> Tensor:
+    assert mask.shape == x.shape and mask.dtype == torch.bool
+    return x * mask / (1 - p)
 
 
 def examples(batch: Tree) -> list[Tree]:
@@ -172,12 +219,25 @@ def examples(batch: Tree) -> list[Tree]:
 
 
 def token_parts(factor: Factor) -> Tensor:
-    """(n, C, ...): each token position's part of each datum's gradient, as the factors' definitions say it."""
+    """(n, C, ...): each position's part of each datum's gradient, as the factors' definitions say it."""
+    if isinstance(factor, Dense):
+        return factor.gradients[:, None]
+    if isinstance(factor, Sum):
+        parts = [token_parts(part) for part in factor.parts]
+        shared = all(part.shape == parts[0].shape for part in parts)
+        return torch.stack(parts).sum(0) if shared else torch.cat(parts, dim=1)
     n, context = factor.signals.shape[:2]
-    return torch.stack([torch.stack([_part(factor, j, k) for k in range(context)]) for j in range(n)])
+    parts = [torch.stack([_part(factor, j, k) for k in range(context)]) for j in range(n)]
+    return torch.stack(parts) if factor.shape is None else torch.stack(parts).reshape(n, context, *factor.shape)
 
 
-def _part(factor: Factor, j: int, k: int) -> Tensor:
+def flat_parts(factor: Factor) -> Tensor:
+    """``token_parts`` with the unit's entries in a row: (n, C, P)."""
+    parts = token_parts(factor)
+    return parts.reshape(*parts.shape[:2], -1)
+
+
+def _part(factor: Outer | Bias | Gain | Lookup, j: int, k: int) -> Tensor:
     signal = factor.signals[j, k]
     if isinstance(factor, Outer):
         return torch.outer(signal, factor.inputs[j, k])
@@ -205,10 +265,13 @@ def largest_of_each(values: Tensor, k: int) -> Tensor:
 
 
 def strongest_position(token_gradients: Params, datum: int, parameter: int) -> int:
-    """The token position with the largest |contribution| to a parameter's delta of a datum."""
-    flat_parts = torch.cat([part[datum].flatten(1) for part in token_gradients.values()], dim=1)  # (C, P)
-    column = flat_parts[:, parameter].abs().tolist()
-    return column.index(max(column))
+    """The position with the largest |contribution| to a parameter's delta of a datum."""
+    columns = [
+        column
+        for part in token_gradients.values()
+        for column in part[datum].reshape(part.shape[1], -1).T.abs().tolist()
+    ]
+    return columns[parameter].index(max(columns[parameter]))
 
 
 def clip_and_step(params: Params, grads: Params, lr: float, max_norm: float) -> Params:

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch.utils._pytree import tree_leaves
 
-from devinterp_func import records, text
+from devinterp_func import models, records, text
 from devinterp_func.models import Config
 from devinterp_func.per_example import Outliers
 from devinterp_func.records import StepRecord, _store
 
 PLANTED = text.planted(key=0, n_tokens=3000)
 SMALL = Config(len(PLANTED.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
+MODEL = models.transformer(SMALL)
 MANIFEST = {"n_steps": 6, "seed": 0, "config": {"d_model": 8, "dropout": 0.2}}
 
 
@@ -74,7 +75,7 @@ def build_run(run, manifest=MANIFEST, corpus=True, **settings):
     """A complete run of six steps in three shards, with weights at 0, 4 and 6 and evaluations at 4 and 6."""
     records.create(run, manifest)
     if corpus:
-        _store.write_corpus(run, {"train": torch.arange(9), "vocabulary": torch.tensor(list(b"the\n<unk>"))})
+        _store.write_data(run, {"train": torch.arange(9), "vocabulary": torch.tensor(list(b"the\n<unk>"))})
     _store.write_params(run, 0, weights(0))
     records.write_shard(run, step_records(0, 2, **settings))
     records.write_shard(run, step_records(2, 4, **settings))
@@ -86,11 +87,11 @@ def build_run(run, manifest=MANIFEST, corpus=True, **settings):
     return run
 
 
-def recorded(run, recipe, recording=records.Recording(), corpus=PLANTED, config=SMALL):  # noqa: B008
-    """A run of a small model, trained and recorded to its end; opened."""
-    for _ in records.record(run, corpus, config, recipe, recording):
+def recorded(run, recipe, recording=records.Recording(), data=PLANTED, model=MODEL):  # noqa: B008
+    """A run of a small model, trained and recorded to its end; opened with the model that made it."""
+    for _ in records.record(run, data, model, recipe, recording):
         pass
-    return records.open(run)
+    return records.open(run, model=model if model.source["kind"] == "module" else None)
 
 
 def contents(run):

@@ -3,7 +3,10 @@
 Strategies give plain tensors; what the library builds is built in the tests, outside Hypothesis' drawing.
 """
 
-from typing import Any
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor
 
-from devinterp_func import keys, models, tree
-from devinterp_func.models import Config, Masks
-from devinterp_func.per_example import Bias, Factor, Gain, Lookup, Outer
+from devinterp_func import graph, keys, models, per_example, tree
+from devinterp_func.graph import Graph, Masks
+from devinterp_func.models import Config
+from devinterp_func.per_example import Bias, Capture, Dense, Factor, Gain, Lookup, Outer, Sum
 from devinterp_func.tree import Params
 
 few = settings(max_examples=25, deadline=None)  # for laws that take milliseconds
@@ -91,17 +95,53 @@ def batch(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> tuple[
     return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
 
 
-def masks_of(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> Masks:
-    """Dropout masks of n data."""
-    return models.stacked_dropout_masks(config, context, each=[keys.fold_in(seed, j) for j in range(n)])
+@functools.lru_cache
+def graph_of(config: Config, dtype: torch.dtype = torch.float64, context: int = 5) -> Graph:
+    """The transformer's graph for data of some length."""
+    x, y = torch.zeros(2, context, dtype=torch.int64)
+    return graph.of(models.transformer(config).loss, weights(config, dtype), x, y)
+
+
+def masks_of(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> Masks | None:
+    """Dropout masks of n data; None for a model without dropout."""
+    return graph.draw_masks(graph_of(config, context=context), [keys.fold_in(seed, j) for j in range(n)])
+
+
+def drawn_masks(made: Graph, each: Sequence[keys.Key | int]) -> Masks:
+    """Dropout masks from a graph that has sites."""
+    masks = graph.draw_masks(made, each)
+    assert masks is not None
+    return masks
+
+
+class Small(NamedTuple):
+    """A small transformer and a batch."""
+
+    graph: Graph
+    params: Params
+    tokens: Tensor
+    targets: Tensor
+    masks: Masks | None
+    config: Config
+
+    def capture(self, units: tuple[str, ...] = ("*",), **options: Any) -> Capture:
+        """``per_example.capture`` of it."""
+        batch = self.tokens, self.targets
+        return per_example.capture(self.graph, self.params, *batch, masks=self.masks, units=units, **options)
 
 
 def small(
-    dtype: torch.dtype = torch.float64, masked: bool = True, config: Config = SMALL
-) -> tuple[Params, Tensor, Tensor, Config, Masks | None]:
-    """Arguments of ``capture`` for a small model."""
-    tokens, targets = batch(config)
-    return weights(config, dtype), tokens, targets, config, masks_of(config) if masked else None
+    dtype: torch.dtype = torch.float64,
+    masked: bool = True,
+    config: Config = SMALL,
+    n: int = 3,
+    context: int = 5,
+    seed: int = 0,
+) -> Small:
+    """A small transformer and a batch, with dropout masks or without."""
+    masks = masks_of(config, n, context, seed) if masked else None
+    made = graph_of(config, dtype, context)
+    return Small(made, weights(config, dtype, seed), *batch(config, n, context, seed), masks, config)
 
 
 # ---- factors
@@ -119,7 +159,7 @@ def factor_arrays(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def factors_of(drawn: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Factor]:
-    """A factor of every kind."""
+    """A factor of every kind that a transformer has."""
     a = {name: x.to(dtype) if name not in ("tokens", "rows") else x for name, x in drawn.items()}
     return {
         "outer": Outer(a["outer.a"], a["outer.b"]),
@@ -127,3 +167,59 @@ def factors_of(drawn: dict[str, Any], dtype: torch.dtype = torch.float64) -> dic
         "gain": Gain(a["gain.a"], a["gain.b"]),
         "lookup": Lookup(a["tokens"], a["lookup.b"], a["rows"]),
     }
+
+
+Part = tuple[Any, Any]  # a kind of factor with its fields, or Sum with its parts
+SHAPES = [(), (3,), (2, 1, 1), (3, 2), (2, 5), (2, 1, 2), (2, 2, 1, 2)]
+
+
+@st.composite
+def mixed_arrays(draw: st.DrawFn, depth: int = 2) -> dict[str, Part]:
+    """What ``mixture`` makes factors of: units of any shape with uses of any kind, small integers as above."""
+    n = draw(st.integers(1, 3))
+    return {f"unit{i}": draw(uses(n, draw(st.sampled_from(SHAPES)), depth)) for i in range(draw(st.integers(1, 3)))}
+
+
+@st.composite
+def uses(draw: st.DrawFn, n: int, shape: tuple[int, ...], depth: int = 0, positions: int | None = None) -> Part:
+    """A use of a unit, or several of them ``depth`` sums deep."""
+    kind = draw(st.sampled_from([Outer, Bias, Gain, Lookup, Dense] + [Sum] * 2 * min(depth, 1)))
+    if kind is Sum:
+        return Sum, [draw(uses(n, shape, depth - 1)) for _ in range(draw(st.integers(1, 3)))]
+    if kind is Dense:
+        return Dense, {"gradients": draw(integers((n, *shape)))}
+    return kind, draw(fields_of(kind, n, shape, positions or draw(st.sampled_from([1, 2, 2, 3]))))
+
+
+@st.composite
+def fields_of(draw: st.DrawFn, kind: Any, n: int, shape: tuple[int, ...], context: int) -> dict[str, Any]:
+    """The fields of an ``Outer``, ``Bias``, ``Gain`` or ``Lookup`` of a unit; its shape too, where that is needed."""
+    size, rows = math.prod(shape), shape[0] if shape else 1
+    flat = (rows, size // rows) if kind in (Outer, Lookup) else (size,)
+    fields: dict[str, Any] = {"signals": draw(integers((n, context, flat[1 if kind is Lookup else 0])))}
+    if kind in (Outer, Gain):
+        fields["inputs"] = draw(integers((n, context, flat[-1])))
+    if kind is Lookup:
+        differ = draw(st.booleans())
+        tokens = draw(arrays(np.int64, (n if differ else 1, context), elements=st.integers(0, rows - 1)))
+        fields |= {"tokens": torch.from_numpy(tokens).expand(n, context), "rows": rows}
+    return fields if flat == shape and draw(st.booleans()) else fields | {"shape": shape}
+
+
+def integers(shape: tuple[int, ...]) -> st.SearchStrategy[Tensor]:
+    """float64 integers from -2 to 2."""
+    return arrays(np.float64, shape, elements=st.integers(-2, 2)).map(torch.from_numpy)
+
+
+def factor_of(part: Part, dtype: torch.dtype = torch.float64) -> Factor:
+    """The factor of what ``uses`` drew."""
+    kind, fields = part
+    if kind is Sum:
+        return Sum(tuple(factor_of(part, dtype) for part in fields))
+    floating = {name: x.to(dtype) for name, x in fields.items() if isinstance(x, Tensor) and x.is_floating_point()}
+    return kind(**fields | floating)
+
+
+def mixture(drawn: dict[str, Part], dtype: torch.dtype = torch.float64) -> dict[str, Factor]:
+    """The factors of what ``mixed_arrays`` drew."""
+    return {name: factor_of(part, dtype) for name, part in drawn.items()}

@@ -1,11 +1,18 @@
-"""Laws of batches.py: data are the stream cut up, and an epoch's order is a pure function of (key, epoch)."""
+"""Laws of batches.py: data are a stream cut up or any pytree, an epoch's order a pure function of (key, epoch)."""
 
+import math
+from collections import UserDict
+from typing import Any, NamedTuple
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_structure
 
-from devinterp_func import batches, keys
+from devinterp_func import batches, keys, tree
 
 streams = st.lists(st.integers(0, 9), min_size=2, max_size=60).map(torch.tensor)
 
@@ -119,15 +126,82 @@ def test_schedule_refuses_a_negative_epoch():
         batches.schedule(10, 2, epoch=-1, key=0)
 
 
-# ---- take
+# ---- data as any pytree
 
 
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=20))
-def test_take_equals_the_loop(ids):
-    data = batches.chunk(torch.arange(91), 10)
+class Pair(NamedTuple):
+    image: Tensor
+    rest: dict[str, Any]
+
+
+@st.composite
+def pytrees(draw):
+    """Data of every kind of container, and the leaves."""
+    n = draw(st.integers(1, 6))
+    leaves: list[Tensor] = []
+
+    def leaf():
+        shape = (n, *draw(st.lists(st.integers(0, 3), max_size=2)))
+        leaves.append(torch.arange(math.prod(shape)).view(shape) + 1000 * len(leaves))
+        return leaves[-1]
+
+    kinds = [
+        leaf,
+        lambda: (leaf(), leaf()),
+        lambda: {"b": leaf(), "a": [leaf(), (leaf(),)]},
+        lambda: Pair(leaf(), {"mask": leaf(), "more": Pair(leaf(), {})}),
+        lambda: batches.Data(leaf(), leaf()),
+    ]
+    return n, draw(st.sampled_from(kinds))(), leaves
+
+
+@given(pytrees(), st.data())
+def test_take_equals_the_loop(made, draw):
+    n, data, leaves = made
+    ids = draw.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=9))
     taken = batches.take(data, torch.tensor(ids))
-    assert torch.equal(taken.tokens, torch.stack([data.tokens[i] for i in ids]))
-    assert torch.equal(taken.targets, torch.stack([data.targets[i] for i in ids]))
+    assert type(taken) is type(data) and tree_structure(taken) == tree_structure(data)
+    loop = tree.stack([batches.example(data, i) for i in ids])
+    for found, stacked, leaf in zip(tree.leaves(taken), tree.leaves(loop), tree_leaves(data), strict=True):
+        assert torch.equal(found, torch.stack([leaf[i] for i in ids])) and torch.equal(found, stacked)
+    assert batches.n_data(data) == n and batches.n_data(taken) == len(ids)
+    assert len(tree.leaves(taken)) == len(leaves)
+
+
+def test_example_is_one_datum_of_the_same_kind():
+    data = batches.chunk(torch.arange(91), 10)
+    one = batches.example((data, {"label": torch.arange(9)}), 4)
+    assert isinstance(one[0], batches.Data) and torch.equal(one[0].targets, torch.arange(41, 51))
+    assert one[1]["label"].shape == () and int(one[1]["label"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            (torch.zeros(5, 2), {"y": torch.zeros(4)}),
+            r"first lengths differ: 0 \[5, 2\], 1.y \[4\]; each must be the n",
+        ),
+        (batches.Data(torch.zeros(3, 2).long(), torch.zeros(2, 3).long()), r"tokens \[3, 2\], targets \[2, 3\]"),
+        ([torch.zeros(3), torch.zeros(2)], r"first lengths differ: 0 \[3\], 1 \[2\]"),
+        ((torch.zeros(5), torch.tensor(1.0)), r"a tensor without dimensions: 0 \[5\], 1 \[\]; the first one must be"),
+        (torch.tensor(1.0), r"without dimensions: \[\];"),
+        ((), "there are no data: no tensors at all"),
+        ({"x": []}, "there are no data: no tensors at all"),
+        ((torch.zeros(0, 3), torch.zeros(0)), r"there are no data: 0 \[0, 3\], 1 \[0\]"),
+    ],
+)
+def test_data_without_one_number_of_data_are_refused(data, said):
+    with pytest.raises(ValueError, match=said):
+        batches.n_data(data)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "kind"), [([1, 2], "int"), ({"x": np.zeros(2)}, "ndarray"), (None, "NoneType"), (UserDict(), "UserDict")]
+)
+def test_leaves_that_are_no_tensors_are_refused(leaf, kind):
+    with pytest.raises(TypeError, match=f"the data hold a {kind}; they must be tensors whose first length is N"):
+        batches.n_data((torch.zeros(2), leaf))
 
 
 def test_an_epoch_shows_every_datum_once():

@@ -18,33 +18,22 @@ ARROWS: dict[str, set[str]] = {  # room -> the rooms it imports; no more and no 
     "keys": set(),
     "checks": set(),
     "units": set(),
-    "batches": {"checks", "keys"},
-    "models": {"checks", "keys", "tree", "units"},
+    "batches": {"checks", "keys", "tree"},
+    "models": {"checks", "keys", "tree"},
     "text": {"keys"},
     "stats": {"checks", "keys"},
-    "per_example": {"checks", "models", "tree", "units"},
+    "graph": {"checks", "keys", "tree", "units"},
+    "per_example": {"checks", "graph", "tree", "units"},
     "optim": {"checks", "per_example", "tree"},
-    "training": {"batches", "checks", "keys", "models", "optim", "per_example", "tree", "units"},
-    "records": {"batches", "checks", "models", "optim", "per_example", "text", "training", "tree", "units"},
-    "neurons": {"batches", "checks", "keys", "models", "records", "stats", "tree", "units"},
-    "bigram": {
-        "batches",
-        "checks",
-        "keys",
-        "models",
-        "optim",
-        "per_example",
-        "records",
-        "stats",
-        "training",
-        "tree",
-        "units",
-    },
+    "training": {"batches", "checks", "graph", "keys", "optim", "per_example", "tree", "units"},
+    "records": {"batches", "checks", "graph", "models", "optim", "per_example", "text", "training", "tree", "units"},
+    "neurons": {"batches", "checks", "graph", "keys", "records", "stats", "tree", "units"},
+    "bigram": {"batches", "checks", "graph", "keys", "per_example", "records", "stats", "training", "tree"},
     "credit": {
         "batches",
         "checks",
+        "graph",
         "keys",
-        "models",
         "neurons",
         "optim",
         "per_example",
@@ -58,6 +47,7 @@ ARROWS: dict[str, set[str]] = {  # room -> the rooms it imports; no more and no 
         "batches",
         "bigram",
         "credit",
+        "graph",
         "keys",
         "neurons",
         "per_example",
@@ -77,10 +67,15 @@ FOREIGN = {  # packages that only some rooms may know
     "jinja2": {"show"},
     "safetensors": {"records", "show"},
     "requests": {"text"},
+    "tokenizers": {"text"},
     "torchtext": {"text"},
+    "transformers": {"models"},
     "ruptures": {"stats"},
 }
-NAMED = re.compile(r"^(layers\.|decoder\.|embedding\.)|\.norm\d|in_proj|out_proj|linear\d")  # parts of parameter names
+NAMED = re.compile(  # parts of parameter names: of the post's model, GPT-2, GPT-NeoX and Llama
+    r"^(layers|decoder|embedding|transformer|gpt_neox|lm_head|embed_out|model\.layers)\.|\.norm\d|in_proj|out_proj"
+    r"|linear\d|wte|wpe|c_attn|c_proj|c_fc|ln_[12f]|query_key_value|dense_h_to|[qkvo]_proj|(up|down|gate)_proj"
+)
 FILES = sorted(HOUSE.rglob("*.py"))
 
 
@@ -163,6 +158,16 @@ def test_parameter_names_are_known_to_models_and_units_alone(file):
     }
     said = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in documents]
     assert [text for text in said if isinstance(text, str) and " " not in text and NAMED.search(text)] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOUSE)))
+def test_the_transformers_config_is_known_to_models_alone(file):
+    if room_of(file) == "models":
+        return
+    source = file.read_text(encoding="utf-8")
+    imported = {name for module, names in imports(source) if module.startswith("devinterp_func") for name in names}
+    read = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    assert "Config" not in imported | read
 
 
 @pytest.mark.parametrize("room", ARROWS)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from run_builders import recorded
 
-from devinterp_func import records, training
+from devinterp_func import models, records, text, training
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 TOY = '''"""A toy.
@@ -81,6 +82,28 @@ def main(settings: Settings) -> None:
 if __name__ == "__main__":
     stage.run(main, Settings, __doc__)
 '''
+
+
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.map(x)
+
+
+class Words(torch.nn.Module):
+    def __init__(self, n_types):
+        super().__init__()
+        self.table, self.head = torch.nn.Embedding(n_types, 4), torch.nn.Linear(4, n_types)
+
+    def forward(self, tokens):
+        return self.head(self.table(tokens))
+
+
+def word_loss(model, tokens, targets):
+    return torch.nn.functional.cross_entropy(model(tokens), targets)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +218,25 @@ def test_who_stops_reading_gets_no_error(place):
         running.stdout.close()
         error = running.stderr.read()
     assert running.returncode in (1, 141) and error == b""
+
+
+def test_a_run_without_words_is_refused_in_one_line(script, place):
+    data = torch.linspace(0, 1, 12).view(12, 1), torch.linspace(1, 2, 12).view(12, 1)
+    model = models.module(Line(), lambda line, x, y: (line(x) - y).square().sum())
+    recorded(place / "line", training.Recipe(n_steps=2, batch_size=2), records.Recording(k=1), data, model)
+    ran = script("line")
+    assert ran.returncode == 2 and ran.stdout == "" and len(ran.stderr.splitlines()) == 1
+    assert "its data are no text, and this script is about words; attribute.py and report.py take any" in ran.stderr
+
+
+def test_a_model_that_the_run_does_not_hold_is_named_in_one_line(script, place):
+    corpus = text.planted(key=0, n_tokens=1500)
+    model = models.module(Words(len(corpus.vocab)), word_loss)
+    recipe = training.Recipe(n_steps=2, batch_size=2, context=8)
+    recorded(place / "words", recipe, records.Recording(k=1), corpus, model)
+    ran = script("words")
+    assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1
+    assert "the model is a module of " in ran.stderr and "Words" in ran.stderr and "word_loss" in ran.stderr
 
 
 # ---- work

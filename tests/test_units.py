@@ -29,6 +29,13 @@ SHAPES = {"a": (2, 3), "b": (4,), "scalar": (), "c": (1, 2, 2), "empty": (0, 3),
         ("layers.2.linear2.weight", 2, "linear2", "2.linear2", "3.2"),
         ("layers.11.linear2.bias", 11, "linear2", "11.linear2", "12.2"),
         ("layers.10.norm1.weight", 10, "norm1", "10.norm1", None),
+        ("transformer.h.3.attn.c_proj.weight", 3, "attn.c_proj", "3.attn.c_proj", None),
+        ("transformer.h.3.mlp.c_proj.bias", 3, "mlp.c_proj", "3.mlp.c_proj", None),
+        ("gpt_neox.layers.0.attention.dense.weight", 0, "attention.dense", "0.attention.dense", None),
+        ("model.layers.1.self_attn.q_proj.weight", 1, "q_proj", "1.q_proj", None),
+        ("encoder.layers.1.linear1.weight", 1, "linear1", "encoder.layers.1.linear1", None),
+        ("decoder.layers.1.linear1.weight", 1, "linear1", "decoder.layers.1.linear1", None),
+        ("blocks.0.1.weight", 0, "1", "blocks.0.1", None),
     ],
 )
 def test_a_units_name_says_where_it_is(unit, layer, kind, label, post):
@@ -41,9 +48,21 @@ def test_a_units_name_says_where_it_is(unit, layer, kind, label, post):
     assert units.is_in_layer(unit)
 
 
-@pytest.mark.parametrize("unit", ["embedding.weight", "decoder.weight", "decoder.bias"])
-def test_outside_the_layers_there_is_no_layer(unit):
-    kind = unit.partition(".")[0]
+OUTSIDE = {
+    "embedding.weight": "embedding",
+    "decoder.weight": "decoder",
+    "decoder.bias": "decoder",
+    "transformer.wte.weight": "wte",
+    "model.norm.weight": "norm",
+    "features.0.weight": "features.0",
+    "0.bias": "0",
+    "model.weight": "model",
+    "w": "w",
+}
+
+
+@pytest.mark.parametrize(("unit", "kind"), OUTSIDE.items())
+def test_outside_the_layers_there_is_no_layer(unit, kind):
     assert (units.kind(unit), units.label(unit), units.post_label(unit)) == (kind, kind, None)
     assert not units.is_in_layer(unit)
     with pytest.raises(ValueError, match=f"'{unit}' is not in a layer"):
@@ -52,7 +71,7 @@ def test_outside_the_layers_there_is_no_layer(unit):
 
 @pytest.mark.parametrize("unit", ["layers.x.linear1.weight", "layers.3", "layers.-1.linear1.weight", "layers..a"])
 def test_a_malformed_name_is_in_no_layer(unit):
-    with pytest.raises(ValueError, match="is not in a layer; names of those that are begin with layers.0."):
+    with pytest.raises(ValueError, match="is not in a layer; names of those that are have a number, as in layers.2."):
         units.layer(unit)
 
 

@@ -17,14 +17,16 @@ from devinterp_func.bigram._decoder import decoder, entries, shift
 from devinterp_func.bigram._follow import Followed, follow
 from devinterp_func.bigram._net import RANKED, NetChange, net_changes
 from devinterp_func.bigram._search import Certificate, TopShifts, top_shifts
-from devinterp_func.bigram._shifts import W_E, W_U, Shifts, capture_units, datum_split, shifts, telescope
+from devinterp_func.bigram._shifts import Shifts, datum_split, shifts, telescope
 from devinterp_func.bigram._spans import LargeShift, Span, SpanSummary, largest_shifts, span_summary, spans
+from devinterp_func.bigram._units import DecoderUnits, capture_units, decoder_matrices, decoder_units, embedding_scale
 
 __all__ = [
     "CLASSES",
     "Certificate",
     "ClassTexts",
     "Correlation",
+    "DecoderUnits",
     "Fit",
     "Followed",
     "LargeShift",
@@ -37,8 +39,6 @@ __all__ = [
     "Span",
     "SpanSummary",
     "TopShifts",
-    "W_E",
-    "W_U",
     "capture_units",
     "characteristic_pairs",
     "class_losses",
@@ -47,6 +47,9 @@ __all__ = [
     "count_pairs",
     "datum_split",
     "decoder",
+    "decoder_matrices",
+    "decoder_units",
+    "embedding_scale",
     "entries",
     "follow",
     "largest_shifts",

@@ -9,7 +9,7 @@ from torch import Tensor
 from devinterp_func import batches, keys, per_example
 from devinterp_func.batches import Data
 from devinterp_func.bigram._corpus import PairCounts, Pairs, count_pairs, pair_counts
-from devinterp_func.models import Config
+from devinterp_func.graph import Graph, require_head
 from devinterp_func.tree import Params
 
 CLASSES = ("unigram", "bigram", "neither")
@@ -82,8 +82,13 @@ def class_texts(
     return ClassTexts(datum, tokens, targets, token_classes(tokens, targets, counts, common), common)
 
 
-def class_losses(params: Params, texts: ClassTexts, config: Config) -> Float[Tensor, "3"]:
-    """Mean loss over the positions of each class, nats; NaN for a class without positions."""
+def class_losses(graph: Graph, params: Params, texts: ClassTexts) -> Float[Tensor, "3"]:
+    """Mean loss over the positions of each class, nats; NaN for a class without positions.
+
+    Raises:
+        ValueError: the model has no head, so no losses of positions, or the texts do not fit it.
+    """
+    require_head(graph)
     parts = zip(texts.tokens.split(AT_ONCE), texts.targets.split(AT_ONCE), strict=True)
-    loss = torch.cat([per_example.losses(params, *part, config) for part in parts]).double()
+    loss = torch.cat([per_example.losses(graph, params, *part) for part in parts]).double()
     return torch.stack([loss[texts.kind == i].mean() for i in range(len(CLASSES))])

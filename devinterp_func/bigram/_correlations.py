@@ -1,9 +1,10 @@
 """What of the corpus' unigrams and bigrams the weights hold: a bigram decoder's entries against the log-odds.
 
-With U = W_U and E = √d W_E the entry ⟨U_b, E_a⟩ is the direct path's logit of b after a: straight from the embedding
-to the unembedding. It leaves out the positions, the layer norms, attention, the MLPs and the unembedding's bias. With
-E_a the stream after the single token a it is the whole model's. An entry carries also how common b is, and an
-amount that softmax does not see; ``centre`` takes the corpus' mean off both sides and leaves what is the pair's own.
+With U = W_U and E = W_E times the model's ``embedding_scale``, the entry ⟨U_b, E_a⟩ is the direct path's logit of b
+after a: straight from the embedding to the unembedding. It leaves out the positions, the layer norms, attention, the
+MLPs and the unembedding's bias. With E_a the stream after the single token a it is the whole model's. An entry carries
+also how common b is, and an amount that softmax does not see; ``centre`` takes the corpus' mean off both sides and
+leaves what is the pair's own.
 
 Beside each correlation stand those after the pairs' input tokens are shuffled, which keeps both tokens' frequencies.
 """
@@ -15,10 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import keys, models, stats, units
+from devinterp_func import keys, stats
 from devinterp_func.bigram._corpus import PairCounts, Pairs, pair_log_odds, seen_pairs, shuffled_pairs, unseen_pairs
 from devinterp_func.bigram._decoder import Matrix, entries
-from devinterp_func.models import Config
+from devinterp_func.bigram._units import decoder_matrices, embedding_scale
+from devinterp_func.graph import Graph, at, decode, require_head, streams
 from devinterp_func.tree import Params
 
 TOKENS = "tokens that occur"
@@ -53,25 +55,35 @@ def centre(x: Matrix, weight: Int[Tensor, "V"]) -> Matrix:
     return x - ((weight.double() / weight.sum()) @ x.double()).to(x.dtype)
 
 
-def one_token(params: Params, config: Config) -> Matrix:
+@torch.no_grad()
+def one_token(graph: Graph, params: Params) -> Matrix:
     """What the unembedding reads after each token of the vocabulary alone, without dropout."""
-    with torch.no_grad():
-        return models.streams(params, torch.arange(config.vocab_size)[:, None], config)[:, 0]
+    alone, (_, W_E) = _of_one_token(graph), decoder_matrices(graph, params)
+    tokens = torch.arange(graph.vocab_size, dtype=graph.example[0][1], device=W_E.device)
+    return streams(alone, params, (tokens[:, None],))[:, 0]
 
 
-def mean_logit(params: Params, tokens: Int[Tensor, "n C"], config: Config) -> Float[Tensor, "V"]:
+def _of_one_token(graph: Graph) -> Graph:
+    """The graph for texts of one token: every tensor of the example that is as long as the text becomes that short."""
+    length = graph.example[0][0]
+    shapes = [((1, *shape[1:]) if shape[:1] == length else shape, dtype) for shape, dtype in graph.example]
+    return at(graph, *(torch.zeros(shape, dtype=dtype) for shape, dtype in shapes))
+
+
+@torch.no_grad()
+def mean_logit(graph: Graph, params: Params, tokens: Int[Tensor, "n C"]) -> Float[Tensor, "V"]:
     """Mean logit of each token over all positions of some data, without dropout."""
-    with torch.no_grad():
-        mean = models.streams(params, tokens, config).mean((0, 1), keepdim=True)
-        return models.decode(params, mean[0])[0]
+    mean = streams(graph, params, (tokens,)).mean((0, 1), keepdim=True)
+    return decode(graph, params, mean[0])[0]
 
 
-def paths(params: Params, counts: PairCounts, config: Config) -> Iterator[tuple[str, Matrix, Matrix]]:
+def paths(graph: Graph, params: Params, counts: PairCounts) -> Iterator[tuple[str, Matrix, Matrix]]:
     """Name, U and E of the paths from a token to the next one's logit: direct, direct and centred, the whole model."""
-    U, E = params[units.UNEMBEDDING], params[units.EMBEDDING] * config.d_model**0.5
+    U, W_E = decoder_matrices(graph, params)
+    E = W_E * embedding_scale(graph)
     yield "direct path", U, E
     yield "direct path, centred", centre(U, counts.second), centre(E, counts.first)
-    yield "whole model, centred", centre(U, counts.second), centre(one_token(params, config), counts.first)
+    yield "whole model, centred", centre(U, counts.second), centre(one_token(graph, params), counts.first)
 
 
 # ---- how they go together
@@ -92,33 +104,40 @@ def pair_sets(counts: PairCounts, least: int, unseen: int, *, key: keys.Key | in
 
 
 def correlations(
+    graph: Graph,
     params: Params,
     counts: PairCounts,
     sets: Mapping[str, Pairs],
     tokens: Int[Tensor, "n C"],
-    config: Config,
     *,
     key: keys.Key | int,
 ) -> Iterator[Correlation]:
     """How some weights go with the corpus' unigrams and bigrams.
 
+    A model without a bias of the unembedding has no measure of that.
+
     Args:
-        params: the weights.
+        graph: the model.
+        params: its weights.
         counts: of the training text.
         sets: name -> pairs, such as ``pair_sets``.
         tokens: some data, over whose positions logits are averaged.
-        config: the model.
         key: of the shuffles.
+
+    Raises:
+        ValueError: the model has no bigram decoder, or the data do not fit it.
     """
-    mean_E = (counts.first.to(params[units.EMBEDDING].dtype) / counts.first.sum()) @ params[units.EMBEDDING]
-    measures = {
-        "unembedding bias": params[units.UNEMBEDDING_BIAS],
-        "mean logit": mean_logit(params, tokens, config),
-        "mean of the direct path": params[units.UNEMBEDDING] @ mean_E * config.d_model**0.5,
+    W_U, W_E = decoder_matrices(graph, params)
+    bias = require_head(graph).bias
+    mean_E = (counts.first.to(W_E.dtype) / counts.first.sum()) @ W_E
+    measures = {"unembedding bias": params[bias]} if bias is not None else {}
+    measures |= {
+        "mean logit": mean_logit(graph, params, tokens),
+        "mean of the direct path": W_U @ mean_E * embedding_scale(graph),
     }
     for name, x in measures.items():
         yield Correlation(name, TOKENS, int((counts.second > 0).sum()), fit_tokens(x, counts.second, key=key))
-    for name, U, E in paths(params, counts, config):
+    for name, U, E in paths(graph, params, counts):
         for among, pairs in sets.items():
             fit = fit_pairs(U, E, pairs, pair_log_odds(counts, pairs), key=key)
             yield Correlation(name, among, len(pairs.output), fit)

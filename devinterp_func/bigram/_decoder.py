@@ -3,8 +3,10 @@
     W_UE = W_U W_Eᵀ        ΔW_UE = W_U ΔW_Eᵀ + ΔW_U W_Eᵀ + ΔW_U ΔW_Eᵀ
 
 Rows are output tokens, columns input tokens. The direct path runs from the embedding straight to the unembedding: it
-leaves out the positions, the layer norms, attention, the MLPs and the unembedding's bias, and also the factor √d by
-which the embedding is scaled on its way in (multiply by it to compare with logits).
+leaves out the positions, the layer norms, attention, the MLPs and the unembedding's bias, and also the number by which
+some models scale the embedding on its way in (multiply by ``embedding_scale`` to compare with logits).
+
+Where the weights are tied, W_U and W_E are one tensor, and all of this holds with ΔW_U = ΔW_E.
 
 Source: Appendix IV of *Training Process Transparency through Gradient Interpretability: Early Experiments on Toy
 Language Models* (Krzyzanowski and Hubinger 2023).
@@ -15,6 +17,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from devinterp_func.per_example import Factor, Lookup, Outer, Sum, form
 
 CHUNK = 2048  # pairs evaluated in float64 at once
 
@@ -125,8 +129,8 @@ def datum_shifts(
     Args:
         output, input: the pairs' output and input tokens, (p,).
         W_U, W_E: unembedding and embedding before the step, (V, d).
-        dW_U_rows: row ``output[q]`` of datum j's part of the update of W_U, (n, p, d); see ``unembedding_rows``.
-        dW_E_rows: row ``input[q]`` of datum j's part of the update of W_E, (n, p, d); see ``embedding_rows``.
+        dW_U_rows: row ``output[q]`` of datum j's part of the update of W_U, (n, p, d); see ``datum_rows``.
+        dW_E_rows: row ``input[q]`` of datum j's part of the update of W_E, (n, p, d); see ``datum_rows``.
 
     Raises:
         ValueError: shapes differ, or a token is not in the vocabulary.
@@ -140,28 +144,26 @@ def datum_shifts(
     return DatumShifts(embedding, unembedding, torch.einsum("pd,pd->p", dW_U_rows.sum(0), dW_E_rows.sum(0)))
 
 
-def unembedding_rows(signal: Float[Tensor, "n C p"], stream: Float[Tensor, "n C d"]) -> DatumRows:
-    """Rows of each datum's part of the update of W_U: ΔW_U,j[output[q]] = Σ_c signal[j, c, q] stream[j, c].
+def datum_rows(factor: Factor, ids: Int[Tensor, "p"]) -> DatumRows:
+    """Chosen rows of each datum's part of the update of a matrix, forming no other rows where it has factors.
 
     Args:
-        signal: -lr · clip / n times the gradient of datum j's loss by its logits at the pairs' output tokens.
-        stream: what W_U is applied to.
-    """
-    return torch.einsum("ncp,ncd->npd", signal, stream)
+        factor: of the matrix's deltas. Of the unembedding an ``Outer`` of the stream and the logits' signals, of the
+            embedding a ``Lookup``, of tied weights the ``Sum`` of both.
+        ids: of the rows.
 
-
-def embedding_rows(input: Int[Tensor, "p"], tokens: Int[Tensor, "n C"], rows: Float[Tensor, "n C d"]) -> DatumRows:
-    """Rows of each datum's part of the update of W_E: ΔW_E,j[input[q]] = Σ_c [tokens[j, c] = input[q]] rows[j, c].
-
-    Args:
-        input: the pairs' input tokens.
-        tokens: the data's input tokens.
-        rows: -lr · clip / n times the gradient of datum j's loss by the row of W_E looked up at each position.
-
-    >>> embedding_rows(torch.tensor([7]), torch.tensor([[7, 3, 7]]), torch.tensor([[[1.0], [2.0], [4.0]]]))
+    >>> datum_rows(Lookup(torch.tensor([[7, 3, 7]]), torch.tensor([[[1.0], [2.0], [4.0]]]), 9), torch.tensor([7]))
     tensor([[[5.]]])
     """
-    return torch.einsum("ncp,ncd->npd", (tokens[..., None] == input).to(rows.dtype), rows)
+    match factor:
+        case Outer(inputs, signals):
+            return torch.einsum("ncp,ncd->npd", signals[..., ids], inputs)
+        case Lookup(tokens, signals, _):
+            return torch.einsum("ncp,ncd->npd", (tokens[..., None] == ids).to(signals.dtype), signals)
+        case Sum(parts):
+            return torch.stack([datum_rows(part, ids) for part in parts]).sum(0)
+        case _:
+            return form(factor)[:, ids]
 
 
 def check_matrices(**matrices: Tensor) -> None:

@@ -10,7 +10,8 @@ from devinterp_func.bigram._correlations import centre
 from devinterp_func.bigram._decoder import entries
 from devinterp_func.bigram._follow import spaced
 from devinterp_func.bigram._search import top_shifts
-from devinterp_func.bigram._shifts import W_E, W_U
+from devinterp_func.bigram._units import decoder_matrices
+from devinterp_func.graph import Graph
 from devinterp_func.tree import Params
 
 RANKED = ("all pairs", "all pairs, centred", "the corpus' pairs, centred")
@@ -27,17 +28,18 @@ class NetChange(NamedTuple):
 
 
 def net_changes(
-    before: Params, after: Params, counts: PairCounts, least: int, most: int = 15, each: int = 2
+    graph: Graph, before: Params, after: Params, counts: PairCounts, least: int, most: int = 15, each: int = 2
 ) -> Iterator[NetChange]:
     """The largest changes of W_UE between two sets of weights: among all V² pairs exactly, and among the corpus' pairs.
 
     Args:
-        before, after: the weights.
+        graph: the model.
+        before, after: its weights.
         counts: of the training text.
         least: how often a pair must occur to be counted as the corpus'.
-        most, each: as in ``largest``.
+        most, each: as in ``largest_shifts``.
     """
-    whole = [params[name] for params in (before, after) for name in (W_U, W_E)]
+    whole = [*decoder_matrices(graph, before), *decoder_matrices(graph, after)]
     centred = [centre(x, n) for x, n in zip(whole, (counts.second, counts.first) * 2, strict=True)]
     for ranked, (U, E, new_U, new_E) in zip(RANKED, (whole, centred, centred), strict=True):
         if ranked == RANKED[-1]:

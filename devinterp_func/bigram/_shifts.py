@@ -3,14 +3,14 @@
 ``records.walk`` replays the steps, holding one copy of the weights and one update; the largest entries of ΔW_UE at
 every step come out exactly, with no V×V matrix and no stored gradients.
 
-A step is split over its data through the factors of two units: the embedding's rows, and the last layer norm, whose
-output is what the unembedding reads. The unembedding's back-signals are formed at the chosen output tokens alone.
+A step is split over its data through the factors of the two tables, or of the one that is both: of each datum's part
+only the rows of the chosen pairs are formed.
 
 Source: steps 1-4 in Appendix IV of *Training Process Transparency through Gradient Interpretability: Early Experiments
 on Toy Language Models* (Krzyzanowski and Hubinger 2023), which found it prohibitive to store.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,24 +18,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import models, optim, records, tree, units
+from devinterp_func import records, tree
 from devinterp_func.bigram._decoder import (
     DatumShifts,
+    PairRows,
     Terms,
     check_pairs,
+    datum_rows,
     datum_shifts,
-    embedding_rows,
     entries,
     row_terms,
-    unembedding_rows,
 )
 from devinterp_func.bigram._search import top_shifts
-from devinterp_func.per_example import VOCABULARY_BLOCK, Gain, Lookup
+from devinterp_func.bigram._units import capture_units, decoder_matrices, decoder_units
+from devinterp_func.graph import Graph
 from devinterp_func.records import Run, RunPath
 from devinterp_func.training import Move
 from devinterp_func.tree import Params
 
-W_U, W_E = units.UNEMBEDDING, units.EMBEDDING
 Tokens = Int[Tensor, "p"]
 
 
@@ -71,22 +71,20 @@ class Shifts(NamedTuple):
 
 
 @torch.no_grad()
-def step_shifts(
-    move: Move, targets: Int[Tensor, "n C"], batch_size: int, k: int, output: Tokens, input: Tokens
-) -> Shifts:
+def step_shifts(graph: Graph, move: Move, k: int, output: Tokens, input: Tokens) -> Shifts:
     """The shifts of one step, in main memory.
 
     Args:
-        move, targets, batch_size: of ``datum_split``.
+        graph, move: of ``datum_split``.
         k: how many of the largest.
         output, input: the chosen pairs.
 
     Raises:
-        ValueError: k or a token out of range, or weights that are not finite.
+        ValueError: k or a token out of range, weights that are not finite, or as ``datum_split``.
     """
-    before, after = move.before, move.after
-    top = top_shifts(before[W_U], before[W_E], after[W_U] - before[W_U], after[W_E] - before[W_E], k)
-    split = datum_split(move, targets, batch_size, top.output, top.input)
+    (W_U, W_E), (new_U, new_E) = (decoder_matrices(graph, params) for params in (move.before, move.after))
+    top = top_shifts(W_U, W_E, new_U - W_U, new_E - W_E, k)
+    split = datum_split(graph, move, top.output, top.input)
     parts = (split.embedding + split.unembedding).double()
     row = (parts * top.value.sign()).argmax(0)
     shifts = Shifts(
@@ -100,73 +98,50 @@ def step_shifts(
         pairs=torch.tensor(top.certificate.pairs),
         evaluated=torch.tensor(top.certificate.evaluated),
         bound=torch.tensor(top.certificate.bound, dtype=torch.float64),
-        entry=entries(output, input, before[W_U], before[W_E]),
-        change=_change(before, after, output, input),
+        entry=entries(output, input, W_U, W_E),
+        change=_change(graph, move, output, input),
     )
     return tree.map(lambda x: x.cpu(), shifts)
 
 
-def datum_split(move: Move, targets: Int[Tensor, "n C"], batch_size: int, output: Tokens, input: Tokens) -> DatumShifts:
+def datum_split(graph: Graph, move: Move, output: Tokens, input: Tokens) -> DatumShifts:
     """ΔW_UE of a step at chosen pairs, split over its data.
 
     Args:
-        move: a step with the factors of ``capture_units``.
-        targets: next tokens of its data.
-        batch_size: the divisor of the mean gradient, also where data were removed from the batch.
+        graph: the model.
+        move: a step of it with the factors of ``capture_units``.
         output, input: the pairs.
 
     Raises:
-        ValueError: the step lacks the factors.
+        ValueError: the model has no bigram decoder, the step lacks the factors, or a token is not in the vocabulary.
 
-    >>> from devinterp_func import batches, training
-    >>> config, recipe = models.Config(9, 4, 2, 4, 1), training.Recipe(context=3, batch_size=2)
-    >>> params, data = training.initial(config, recipe), batches.chunk(torch.arange(9), 3)
-    >>> move = next(training.moves(params, data, config, recipe, captured=capture_units(params)))
-    >>> datum_split(move, data.targets[move.datum], 2, torch.tensor([2]), torch.tensor([1])).embedding.shape
+    >>> from devinterp_func import batches, graph, models, training
+    >>> model, recipe = models.transformer(models.Config(9, 4, 2, 4, 1)), training.Recipe(context=3, batch_size=2)
+    >>> params, data = training.initial(model, recipe), batches.chunk(torch.arange(9), 3)
+    >>> traced = graph.of(model.loss, params, data.tokens[0], data.targets[0])
+    >>> move = next(training.moves(traced, params, data, recipe, captured=capture_units(traced)))
+    >>> datum_split(traced, move, torch.tensor([2]), torch.tensor([1])).embedding.shape
     torch.Size([2, 1])
     """
-    embedding, last = capture_units(move.before)
-    lookup, norm = move.factors.get(embedding), move.factors.get(last)
-    if not (isinstance(lookup, Lookup) and isinstance(norm, Gain)):
+    unembedding, embedding = decoder_units(graph)
+    if not {unembedding, embedding} <= move.factors.keys():
         has = ", ".join(move.factors) or "no unit"
-        raise ValueError(f"step {move.step} has factors of {has}; make it with captured={(embedding, last)}")
-    stream = norm.inputs * move.before[last] + move.before[units.final_norm(move.before)[1]]
-    signal = _decoder_signal(move, stream, targets, output) * optim.share(move.info, batch_size)
-    dW_U = unembedding_rows(signal, stream)
-    dW_E = embedding_rows(input, lookup.tokens, lookup.signals)
-    return datum_shifts(output, input, move.before[W_U], move.before[W_E], dW_U, dW_E)
+        raise ValueError(f"step {move.step} has factors of {has}; make it with captured={capture_units(graph)}")
+    W_U, W_E = decoder_matrices(graph, move.before)
+    check_pairs(output, input, len(W_U))
+    dW_U, dW_E = datum_rows(move.factors[unembedding], output), datum_rows(move.factors[embedding], input)
+    return datum_shifts(output, input, W_U, W_E, dW_U, dW_E)
 
 
-def capture_units(names: Iterable[str]) -> tuple[str, str]:
-    """What a step must be captured with: the embedding, and the layer norm that the unembedding reads."""
-    return W_E, units.final_norm(names)[0]
-
-
-def _decoder_signal(
-    move: Move, stream: Float[Tensor, "n C d"], targets: Int[Tensor, "n C"], output: Tokens
-) -> Float[Tensor, "n C p"]:
-    """Gradient of each datum's loss by its logits at the output tokens: (softmax - onehot) / C."""
-    weight, bias = move.before[W_U], move.before[units.UNEMBEDDING_BIAS]
-    logits = stream @ weight[output].T + bias[output]
-    softmax = (logits - _log_normaliser(weight, bias, stream)[..., None]).exp()
-    return (softmax - (targets[..., None] == output).to(softmax.dtype)) / targets.shape[1]
-
-
-def _log_normaliser(
-    weight: Float[Tensor, "V d"], bias: Float[Tensor, "V"], stream: Float[Tensor, "n C d"]
-) -> Float[Tensor, "n C"]:
-    """log Σ exp(logit), in blocks of the vocabulary that stay in cache."""
-    h = stream.flatten(0, 1).T.contiguous()
-    blocks = zip(weight.split(VOCABULARY_BLOCK), bias.split(VOCABULARY_BLOCK), strict=True)
-    parts = torch.stack([torch.logsumexp(torch.addmm(b[:, None], w, h), 0) for w, b in blocks])
-    return torch.logsumexp(parts, 0).view(stream.shape[:2])
-
-
-def _change(before: Params, after: Params, output: Tokens, input: Tokens) -> Float[Tensor, "p"]:
+def _change(graph: Graph, move: Move, output: Tokens, input: Tokens) -> Float[Tensor, "p"]:
     """ΔW_UE at chosen pairs; the updates are differences in float64, so that they add up over steps."""
-    w, e = before[W_U][output].double(), before[W_E][input].double()
-    dw, de = after[W_U][output].double() - w, after[W_E][input].double() - e
-    return row_terms(w, e, dw, de).total()
+    (w, e), (new_w, new_e) = (_rows(graph, params, output, input) for params in (move.before, move.after))
+    return row_terms(w, e, new_w - w, new_e - e).total()
+
+
+def _rows(graph: Graph, params: Params, output: Tokens, input: Tokens) -> tuple[PairRows, PairRows]:
+    W_U, W_E = decoder_matrices(graph, params)
+    return W_U[output].double(), W_E[input].double()
 
 
 # ---- a run
@@ -186,21 +161,19 @@ def shifts(
         Each new step, and its shifts; ``records.read_walk(folder, Shifts)`` gives them all.
 
     Raises:
-        ValueError: start, stop, k or a token out of range.
+        ValueError: start, stop, k or a token out of range, or the model has no bigram decoder.
         RecordError: the walk in the folder follows other pairs, or as ``records.walk``.
     """
-    V = run.config.vocab_size
+    captured, V = capture_units(run.graph), run.graph.vocab_size
     if not 1 <= k <= V**2:
         raise ValueError(f"k is {k}; it must be from 1 to V² = {V**2}")
     check_pairs(output, input, V)
 
     def look(move: Move, _: records.Last[Shifts] | None) -> Shifts:
-        targets = run.data.targets[move.datum].to(move.before[W_U].device)
-        return step_shifts(move, targets, run.recipe.batch_size, k, output, input)
+        return step_shifts(run.graph, move, k, output, input)
 
     what = {"walk": "bigram shifts", "k": k, "pairs": {"output": output.tolist(), "input": input.tolist()}}
     _require_same_pairs(folder, what)
-    captured = capture_units(models.shapes(run.config))
     yield from records.walk(run, folder, what, captured, look, Shifts, start=start, stop=stop)
 
 

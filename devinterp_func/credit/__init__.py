@@ -13,10 +13,10 @@ from devinterp_func.credit._directions import (
     consistency,
     directions,
     divergence,
-    linear_maps,
     require_pairs,
 )
 from devinterp_func.credit._ledger import Entries, leave_one_out, ledger, split_by_nodes, split_change
+from devinterp_func.credit._matrices import linear_maps
 from devinterp_func.credit._norms import NormGrowth, norms
 from devinterp_func.credit._parse import parse_probe
 from devinterp_func.credit._phases import (

@@ -50,7 +50,10 @@ def add_by_token(table: TokenAmounts, amounts: Float[Tensor, "..."], tokens: Int
         ValueError: amounts and tokens are of other positions.
     """
     if amounts.shape[: tokens.ndim] != tokens.shape:
-        raise ValueError(f"amounts of shape {tuple(amounts.shape)} do not begin as tokens of {tuple(tokens.shape)} do")
+        raise ValueError(
+            f"amounts of shape {tuple(amounts.shape)} do not begin as tokens of {tuple(tokens.shape)} do: "
+            "they are of other positions, or of whole data"
+        )
     rows, ids = amounts.reshape(tokens.numel(), *table.net.shape[1:]).double(), tokens.flatten().long()
     table.net.index_add_(0, ids, rows)
     table.gross.index_add_(0, ids, rows.abs())

@@ -11,14 +11,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.func import vmap
 
-from devinterp_func import keys, models, stats, training, tree, units
+from devinterp_func import keys, stats, training, tree, units
 from devinterp_func.batches import Data
 from devinterp_func.credit._removals import datum_totals
 from devinterp_func.credit._retrain import datum_amounts
-from devinterp_func.credit.probes import Probe, of
-from devinterp_func.models import Config
+from devinterp_func.credit.probes import Probe, log_probability
+from devinterp_func.graph import Graph
 from devinterp_func.training import Recipe
 from devinterp_func.tree import Params
 
@@ -44,10 +43,11 @@ class Precision(NamedTuple):
 
 
 def planted_causes(
+    graph: Graph,
+    params: Params,
     data: Data,
     held_out: Int[Tensor, "T"],
     pairs: Mapping[int, int],
-    config: Config,
     recipe: Recipe,
     *,
     m: int = 1,
@@ -55,10 +55,11 @@ def planted_causes(
     """Trains on text with planted bigrams and ranks the data for each of them.
 
     Args:
+        graph, params: the model and where its training starts.
         data: the training data.
         held_out: a stream not trained on, where each pair's first word occurs.
         pairs: first word -> the word that follows it, at least one.
-        config, recipe: model and training.
+        recipe: of the training.
         m: nodes of the quadrature.
 
     Raises:
@@ -66,8 +67,8 @@ def planted_causes(
     """
     if not pairs:
         raise ValueError("there are no pairs; a planted cause is at least one")
-    followed = [follower_probe(held_out, *pair, config) for pair in pairs.items()]
-    moves = training.moves(training.initial(config, recipe), data, config, recipe, captured=units.EVERY)
+    followed = [follower_probe(graph, held_out, *pair) for pair in pairs.items()]
+    moves = training.moves(graph, params, data, recipe, captured=units.EVERY)
     found = tree.stack([datum_amounts(move, followed, m, at_start=True) for move in moves])
     ids, norm = datum_totals(found.norm, found.datum)
     scores = {
@@ -100,7 +101,7 @@ def cause_precision(studies: Sequence[CauseStudy], at: Sequence[int], *, key: ke
     return found
 
 
-def follower_probe(stream: Int[Tensor, "T"], first: int, second: int, config: Config, texts: int = 5) -> Probe:
+def follower_probe(graph: Graph, stream: Int[Tensor, "T"], first: int, second: int, texts: int = 5) -> Probe:
     """Mean log-probability of the second word, in nats, over the first prompts in a stream that end in the first word.
 
     Raises:
@@ -110,12 +111,7 @@ def follower_probe(stream: Int[Tensor, "T"], first: int, second: int, config: Co
     prompts = prompts[prompts[:, -1] == first][:texts]
     if not len(prompts):
         raise ValueError(f"no {PROMPT} tokens of the stream end in token {first}; it must occur after the start")
-
-    def function(params: Params) -> Tensor:
-        logits = vmap(lambda prompt: models.apply(params, prompt, config)[-1])(prompts)
-        return logits.log_softmax(-1)[:, second].mean()
-
-    return of(f"{second} after {first}", function)
+    return log_probability(graph, prompts, second)._replace(name=f"{second} after {first}")
 
 
 def contains_pair(data: Data, first: int, second: int) -> Bool[Tensor, "N"]:

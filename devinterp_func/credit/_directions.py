@@ -9,15 +9,17 @@ The amount of a token position is exact, as uᵀ W v is linear in W: (u · b)(v 
 """
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from devinterp_func import checks, keys, units
+from devinterp_func import checks, keys
 from devinterp_func.credit._by_token import TokenAmounts, add_by_token
-from devinterp_func.per_example import Factor, Outer
+from devinterp_func.credit._matrices import outers
+from devinterp_func.per_example import Factor
 from devinterp_func.records import Run
 from devinterp_func.tree import Params
 from devinterp_func.units import Shapes
@@ -42,15 +44,6 @@ class DirectionName(NamedTuple):
 
 
 # ---- which directions
-
-
-def linear_maps(shapes: Shapes) -> list[str]:
-    """The units that are the matrix of a linear map: no biases, no layer norms, no embedding.
-
-    >>> linear_maps({"embedding.weight": (9, 4), "layers.0.linear1.weight": (4, 4), "layers.0.norm1.weight": (4,)})
-    ['layers.0.linear1.weight']
-    """
-    return [unit for unit, shape in shapes.items() if len(shape) == 2 and unit != units.EMBEDDING]
 
 
 def require_pairs(shapes: Shapes, r: int) -> None:
@@ -139,9 +132,10 @@ def directions(
 
     Raises:
         ValueError: the run does not have these steps, or of ``direction_amounts``.
+        RecordError: its data are no text.
     """
     start, stop = run.span(start, stop)
-    data, V = run.data, run.config.vocab_size
+    data, V = run.data, len(run.corpus.vocab)
     shape = V, sum(len(pair.output) for pair in pairs.values())
     tables: dict[Side, TokenAmounts] = {"target": _no_amounts(shape), "input": _no_amounts(shape)}
     for move in run.moves(start, stop, tuple(pairs)):
@@ -159,10 +153,11 @@ def direction_amounts(pairs: Mapping[str, Directions], factors: Mapping[str, Fac
     """
     parts = []
     for name, (output, input) in pairs.items():
-        factor = factors.get(name)
-        if not isinstance(factor, Outer):
+        own = outers(factors[name]) if name in factors else ()
+        if not own:
             raise ValueError(f"{name} has no factors of a linear map; the step has those of {', '.join(factors)}")
-        parts.append((factor.signals @ output.T) * (factor.inputs @ input.T))
+        each = [(factor.signals @ output.T) * (factor.inputs @ input.T) for factor in own]
+        parts.append(reduce(torch.add, each))
     return torch.cat(parts, dim=2)
 
 

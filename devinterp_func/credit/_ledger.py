@@ -1,4 +1,4 @@
-"""A ledger of training: the change of any number at a step, split over the data and token positions that caused it.
+"""A ledger of training: the change of any number at a step, split over the data and positions that caused it.
 
 For a differentiable probe f(params) and a step w → w + Δw with Δw = Σ_j Δ_j there are two amounts, not to be confused:
 
@@ -11,7 +11,9 @@ influence scores report: TracIn (Pruthi et al. 2020) and In-Run Data Shapley (Wa
 step is small.
 
 No per-datum gradient is formed: with the factors a, b of ``per_example`` a linear map's amount is Σ_k b_kᵀ G a_k, and
-its terms are those of the token positions k; embedding, biases and layer norms likewise. So all parameters count.
+its terms are those of the positions k, which are a text's tokens; embedding, biases and layer norms likewise. So all
+parameters count. Where units differ in their number of positions, as in a convolutional network, an amount is the whole
+datum's: one column.
 
 Source of the value: Aumann and Shapley 1974; of the same integral over inputs: Sundararajan et al. 2017.
 """
@@ -33,7 +35,7 @@ from devinterp_func.tree import Params
 
 
 class Entries(NamedTuple):
-    """What a step did to P probes, or S steps, stacked: by datum and token position, float64."""
+    """What a step did to P probes, or S steps, stacked: by datum and position, float64."""
 
     step: Int[Tensor, "*S"]
     datum: Int[Tensor, "*S n"]  # ids of the step's data
@@ -61,7 +63,7 @@ class Entries(NamedTuple):
 def split_change(
     move: Move, probes: Sequence[Probe], m: int = 3, *, at_start: bool = False, before: Float[Tensor, "P"] | None = None
 ) -> Entries:
-    """Splits the change of each probe in a step over its data and their token positions.
+    """Splits the change of each probe in a step over its data and their positions.
 
     Args:
         move: a step with the factors of all parameters, such as ``Run.moves(captured=units.EVERY)`` gives.

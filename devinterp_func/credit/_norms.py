@@ -9,10 +9,12 @@ they leave the remainder ‖Δ‖², which at a large learning rate is most of t
 belongs to a position: to its target token, and to its input token. With the factors a, b of a linear map,
 Δ_jk = b_jk ⊗ a_jk, the credits of column i are 2 a_jk,i ⟨b_jk, w_i + Δ_i/2⟩ and those of row o are
 2 b_jk,o ⟨a_jk, w_o + Δ_o/2⟩: one matrix product for all neurons of a unit at once, where ``ledger`` takes a probe for
-each. Units of other factors have no neurons here.
+each. Rows and columns are those of the weight as it is stored. Convolutions, tables that are looked up, units of other
+factors, and maps that do not read every token's place have no neurons here.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from devinterp_func import neurons, per_example
+from devinterp_func.credit._matrices import outers
 from devinterp_func.neurons import Axis, Neuron
 from devinterp_func.per_example import Outer
 from devinterp_func.records import Run
@@ -113,14 +116,14 @@ def norms(
 
     Raises:
         ValueError: start or stop out of range, an unknown axis, or none.
-        RecordError: there is no run, or it is damaged.
+        RecordError: there is no run, it is damaged, or its data are no text.
     """
     if not axes or not {*axes} <= {"in", "out"}:
         raise ValueError(f"axes are {list(axes)}; they must be 'in', 'out', or both")
-    data, growth = run.data, dict[Axis, NormGrowth]()
+    V, data, growth = len(run.corpus.vocab), run.data, dict[Axis, NormGrowth]()
     for move in run.moves(start, stop, captured=()):
         for axis in axes:
-            before = growth[axis] if axis in growth else init_norms(move, axis, run.config.vocab_size)
+            before = growth[axis] if axis in growth else init_norms(move, axis, V, data.tokens.shape[1])
             growth[axis] = add_norms(before, move, data.tokens[move.datum], data.targets[move.datum])
         yield dict(growth)
 
@@ -128,24 +131,27 @@ def norms(
 # ---- a step
 
 
-def init_norms(move: Move, axis: Axis, vocab_size: int) -> NormGrowth:
+def init_norms(move: Move, axis: Axis, vocab_size: int, context: int) -> NormGrowth:
     """No growth yet, before a step.
 
     Args:
         move: the first step to come.
         axis: columns or rows of its units.
         vocab_size: tokens.
+        context: C, tokens of a datum.
 
     Raises:
         ValueError: an unknown axis, or the step has no factors of a linear map.
     """
-    maps = _maps(move)
+    maps = _maps(move, context)
     if not maps:
         raise ValueError(
-            f"step {move.step} has factors of {', '.join(move.factors) or 'no unit'}; none is a linear map"
+            f"step {move.step} has factors of {', '.join(move.factors) or 'no unit'}; none is a linear map with a "
+            f"position for each of {context} tokens"
         )
-    everyone = neurons.every({unit: per_example.shape_of(factor) for unit, factor in maps.items()}, axis)
-    before = _squares({unit: move.before[unit] for unit in maps}, axis)
+    weights = {unit: move.before[unit] for unit in maps}
+    everyone = neurons.every({unit: tuple(weight.shape) for unit, weight in weights.items()}, axis)
+    before = _squares(weights, axis)
     target, input, linear = (before.new_zeros(vocab_size, len(everyone)) for _ in range(3))
     counts = torch.zeros(vocab_size, dtype=torch.int64)
     return NormGrowth(everyone, target, input, linear, counts, torch.zeros_like(before), before, before)
@@ -162,14 +168,14 @@ def add_norms(growth: NormGrowth, move: Move, tokens: Int[Tensor, "n C"], target
     Raises:
         ValueError: the growth is of other neurons.
     """
-    axis, V = growth.neurons[0].axis, len(growth.target)
-    credit, linear = (x.double().flatten(0, 1) for x in norm_terms(move, axis))
+    axis, V, context = growth.neurons[0].axis, len(growth.target), tokens.shape[1]
+    credit, linear = (x.double().flatten(0, 1) for x in norm_terms(move, axis, context))
     if credit.shape[1] != len(growth.neurons):
         raise ValueError(f"the growth is of {len(growth.neurons)} neurons, but step {move.step} has {credit.shape[1]}")
     growth.target.index_add_(0, targets.flatten(), credit)
     growth.input.index_add_(0, tokens.flatten(), credit)
     growth.linear.index_add_(0, targets.flatten(), linear)
-    after = {unit: move.after[unit].double() for unit in _maps(move)}
+    after = {unit: move.after[unit].double() for unit in _maps(move, context)}
     moved = {unit: weight - move.before[unit].double() for unit, weight in after.items()}
     return growth._replace(
         positions=growth.positions + torch.bincount(targets.flatten(), minlength=V),
@@ -178,33 +184,38 @@ def add_norms(growth: NormGrowth, move: Move, tokens: Int[Tensor, "n C"], target
     )
 
 
-def norm_terms(move: Move, axis: Axis) -> tuple[Float[Tensor, "n C G"], Float[Tensor, "n C G"]]:
+def norm_terms(move: Move, axis: Axis, context: int) -> tuple[Float[Tensor, "n C G"], Float[Tensor, "n C G"]]:
     """Credits and first-order terms of a step's growth at every position, neurons of all its linear maps in order."""
     credit, linear = [], []
-    for unit, factor in _maps(move).items():
+    for unit, factors in _maps(move, context).items():
         before, after = move.before[unit], move.after[unit]
-        credit.append(norm_positions((before + after) / 2, factor, axis))
-        linear.append(norm_positions(before, factor, axis))
+        credit.append(norm_positions((before + after) / 2, factors, axis))
+        linear.append(norm_positions(before, factors, axis))
     return torch.cat(credit, -1), torch.cat(linear, -1)
 
 
-def norm_positions(weight: Float[Tensor, "o i"], factor: Outer, axis: Axis) -> Float[Tensor, "n C g"]:
+def norm_positions(weight: Float[Tensor, "o i"], factors: Sequence[Outer], axis: Axis) -> Float[Tensor, "n C g"]:
     """2 ⟨w, Δ_jk⟩ for every neuron w of a unit and every position's part of the unit's update.
 
     Args:
         weight: the unit: before the step for terms of first order, half way for credits.
-        factor: of the data's deltas.
+        factors: of the data's deltas, which are their sum.
         axis: columns or rows.
 
-    >>> norm_positions(torch.tensor([[1.0, 2.0]]), Outer(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[0.5]]])), "in")
+    >>> norm_positions(torch.tensor([[1.0, 2.0]]), [Outer(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[0.5]]]))], "in")
     tensor([[[3., 2.]]])
     """
-    inputs, signals = factor
-    return 2 * inputs * (signals @ weight) if axis == "in" else 2 * signals * (inputs @ weight.mT)
+    if axis == "in":
+        each = [factor.inputs * (factor.signals @ weight) for factor in factors]
+    else:
+        each = [factor.signals * (factor.inputs @ weight.mT) for factor in factors]
+    return 2 * reduce(torch.add, each)
 
 
-def _maps(move: Move) -> dict[str, Outer]:
-    return {unit: factor for unit, factor in move.factors.items() if isinstance(factor, Outer)}
+def _maps(move: Move, context: int) -> dict[str, tuple[Outer, ...]]:
+    """The matrices of linear maps that have a position for each token."""
+    found = {unit: outers(factor) for unit, factor in move.factors.items()}
+    return {unit: own for unit, own in found.items() if own and per_example.n_positions(own[0]) == context}
 
 
 def _squares(weights: Params, axis: Axis) -> Float64[Tensor, "G"]:

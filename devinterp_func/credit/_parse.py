@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from devinterp_func import checks, keys, models, neurons, units
-from devinterp_func.batches import Data
+from devinterp_func import batches, checks, keys, neurons, tree, units
 from devinterp_func.credit import patterns, probes
 from devinterp_func.credit.probes import Probe
+from devinterp_func.graph import Graph, n_positions
 from devinterp_func.neurons import Neuron
 from devinterp_func.records import Run
 
@@ -21,39 +23,46 @@ FORMS = (
     f"effect:{units.EXAMPLE}:96 york",
     "head:2.1 bracket",
 )
+OF_WORDS = ("next", "bigram", "effect", "head")  # kinds of probes that read a text's tokens
 
 
 class Source(NamedTuple):
-    """What probes are made of: a run, and its validation data in a drawn order."""
+    """What probes are made of: a run, and how data are drawn from its validation split."""
 
     run: Run
-    drawn: Data
-    n: int  # texts of a probe
+    key: keys.Key | int
+    n: int  # data of a probe
 
-    def texts(self) -> Data:
+    def drawn(self) -> Any:
+        """All validation data, in a drawn order."""
+        held_out = self.run.split("valid")
+        order = keys.permutation(batches.n_data(held_out), key=self.key)
+        return tree.map(lambda x: x.to(self.run.device), batches.take(held_out, order))
+
+    def some(self) -> tuple[Any, ...]:
         """The first ``n``."""
-        return Data(*(x[: self.n] for x in self.drawn))
+        return tuple(tree.map(lambda x: x[: self.n], self.drawn()))
 
 
 def parse_probe(text: str, run: Run, *, key: keys.Key | int, n: int = 20) -> Probe:
-    """The probe that a text such as those in ``FORMS`` names; texts it needs are drawn from the validation split.
+    """The probe that a text such as those in ``FORMS`` names; data it needs are drawn from the validation split.
 
     Args:
         text: the form; heads count layer and head from 0 and attend to previous, same, induction or bracket.
-        run: whose model and text they are.
+        run: whose model and data they are.
         key: of the draw.
-        n: how many texts; for a head, how many in which its pattern occurs.
+        n: how many data; for a head, how many texts in which its pattern occurs.
 
     Raises:
         ValueError: the text has no such form, or a word, neuron, head or pattern is not there; what is there is named.
+        RecordError: the probe reads validation data, and the run has none.
     """
     checks.integer("texts", n)
     kind, colon, rest = text.partition(":")
-    held_out = run.split("valid")
-    order = keys.permutation(len(held_out.tokens), key=key)
-    source = Source(run, Data(*(x[order].to(run.device) for x in held_out)), n)
     build = BUILDERS.get(kind)
-    probe = build(rest.split(), source) if build and bool(rest) == bool(colon) else None
+    if kind in OF_WORDS and not run.is_text:
+        raise ValueError(f"{text!r} reads words, and the data of {run} are no text; loss and norm:UNIT:INDEX read none")
+    probe = build(rest.split(), Source(run, key, n)) if build and bool(rest) == bool(colon) else None
     if probe is None:
         raise ValueError(
             f"{text!r} names no probe; forms are {', '.join(FORMS)}, heads attend to {', '.join(patterns.NAMES)}"
@@ -67,23 +76,30 @@ def parse_probe(text: str, run: Run, *, key: keys.Key | int, n: int = 20) -> Pro
 def _loss(words: list[str], source: Source) -> Probe | None:
     if words:
         return None
-    config, texts = source.run.config, source.texts()
-    buffer = torch.empty(config.vocab_size, texts.tokens.numel(), device=source.run.device)
-    return probes.loss(texts.tokens, texts.targets, config, buffer=buffer)
+    graph, data = source.run.graph, source.some()
+    return probes.loss(graph, data, buffer=_buffer(graph, batches.n_data(data), source.run.device))
+
+
+def _buffer(graph: Graph, n: int, device: str) -> Float[Tensor, "V nC"] | None:
+    """Scratch for the logits of n data."""
+    if graph.head is None:
+        return None
+    dtype = graph.dtypes[graph.head.weight]
+    return torch.empty(graph.vocab_size, n * n_positions(graph), dtype=dtype, device=device)
 
 
 def _next(words: list[str], source: Source) -> Probe | None:
     if words.count("=>") < 1 or words[-2:-1] != ["=>"] or len(words) < 3:
         return None
     *prompt, output = _token_ids(words[:-2] + words[-1:], source.run)
-    return probes.log_probability(torch.tensor(prompt, device=source.run.device), output, source.run.config)
+    return probes.log_probability(source.run.graph, torch.tensor(prompt, device=source.run.device), output)
 
 
 def _bigram(words: list[str], source: Source) -> Probe | None:
     if len(words) != 2:
         return None
     first, second = _token_ids(words, source.run)
-    return probes.bigram(second, first)
+    return probes.bigram(source.run.graph, second, first)
 
 
 def _norm(words: list[str], source: Source) -> Probe | None:
@@ -94,7 +110,7 @@ def _effect(words: list[str], source: Source) -> Probe | None:
     if len(words) != 2:
         return None
     neuron, (token,) = _neuron(words[0], source.run), _token_ids(words[1:], source.run)
-    return probes.effect(neuron, token, source.texts().tokens, source.run.config)
+    return probes.effect(source.run.graph, neuron, token, source.some()[:1])
 
 
 def _head(words: list[str], source: Source) -> Probe | None:
@@ -102,12 +118,13 @@ def _head(words: list[str], source: Source) -> Probe | None:
     if match is None or match[3] not in patterns.NAMES:
         return None
     layer, head, name = int(match[1]), int(match[2]), match[3]
-    pattern = patterns.by_name(name, source.drawn.tokens, lambda word: _token_ids([word], source.run)[0])
+    tokens = source.drawn().tokens
+    pattern = patterns.by_name(name, tokens, lambda word: _token_ids([word], source.run)[0])
     there = pattern.any((1, 2))
     if not bool(there.any()):
         raise ValueError(f"the pattern {name} occurs in none of the {len(there)} validation texts")
-    tokens, pattern = source.drawn.tokens[there][: source.n], pattern[there][: source.n]
-    return probes.attention(tokens, pattern, layer, head, source.run.config)
+    tokens, pattern = tokens[there][: source.n], pattern[there][: source.n]
+    return probes.attention(source.run.graph, (tokens,), pattern, layer, head)
 
 
 Builder = Callable[[list[str], Source], Probe | None]
@@ -130,10 +147,8 @@ def _token_ids(words: list[str], run: Run) -> list[int]:
     try:
         return [run.corpus.vocab.index(word) for word in words]
     except KeyError as error:
-        raise ValueError(
-            f"{error.args[0]}; words are written as the text has them, lower case, punctuation apart"
-        ) from None
+        raise ValueError(f"{error}; words are written as the vocabulary has them") from None
 
 
 def _neuron(text: str, run: Run) -> Neuron:
-    return neurons.require(models.shapes(run.config), neurons.parse(text))
+    return neurons.require(run.graph.shapes, neurons.parse(text))

@@ -102,7 +102,7 @@ def change_points(cut: Cut, course: Course) -> Points:
 def makers(
     steps: Coherence,
     datum: Int[Tensor, "S n"],
-    tokens: Int[Tensor, "N C"],
+    tokens: Int[Tensor, "N C"] | None,
     vocab_size: int,
     spans: Sequence[tuple[int, int]],
     most: int = 8,
@@ -114,8 +114,8 @@ def makers(
     Args:
         steps: of a replay, stacked.
         datum: the ids of their data.
-        tokens: of all training data.
-        vocab_size: V.
+        tokens: of all training data; None where they are no text.
+        vocab_size: V; of no account without tokens.
         spans: first step of each phase, and of the next.
         most: so many tokens at most.
     """
@@ -125,8 +125,14 @@ def makers(
         square, ids = steps.square[rows].double(), datum[rows].flatten()
         unit, share = square.sum((0, 2)) / square.sum(), square.sum(1).flatten() / square.sum()
         top = share.topk(max(1, round(TOP * len(share))))
-        counts, reference = (torch.bincount(tokens[x].flatten(), minlength=vocab_size) for x in (ids[top.indices], ids))
-        score = stats.log_odds(counts, reference)
-        typical = [v for v in score.topk(min(most, vocab_size)).indices.tolist() if score[v] > 0]
-        made.append(Maker(unit, float(top.values.sum()), typical, int(ids[top.indices[0]])))
+        of_top = ids[top.indices]
+        typical = [] if tokens is None else _typical(tokens[of_top], tokens[ids], vocab_size, most)
+        made.append(Maker(unit, float(top.values.sum()), typical, int(of_top[0])))
     return made
+
+
+def _typical(tokens: Int[Tensor, "m C"], among: Int[Tensor, "n C"], vocab_size: int, most: int) -> list[int]:
+    """The tokens over-represented in some texts against those among which they are."""
+    counts, reference = (torch.bincount(x.flatten(), minlength=vocab_size) for x in (tokens, among))
+    score = stats.log_odds(counts, reference)
+    return [v for v in score.topk(min(most, vocab_size)).indices.tolist() if score[v] > 0]

@@ -19,11 +19,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from devinterp_func import batches, checks, optim, per_example, records, training, units
-from devinterp_func.batches import Data
+from devinterp_func import batches, checks, optim, per_example, records, training, tree, units
 from devinterp_func.credit._ledger import split_change
 from devinterp_func.credit.probes import Probe
-from devinterp_func.models import Config
+from devinterp_func.graph import Graph
 from devinterp_func.records import Run, RunPath
 from devinterp_func.training import Move, Recipe
 from devinterp_func.tree import Params
@@ -32,9 +31,9 @@ from devinterp_func.tree import Params
 class Window(NamedTuple):
     """Some steps of a run, to be retrained from a snapshot on."""
 
+    graph: Graph
     params: Params  # before step ``start``
-    data: Data
-    config: Config
+    data: Any  # the training data
     recipe: Recipe
     start: int
     stop: int
@@ -94,7 +93,7 @@ def window(run: Run, start: int, steps: int) -> Window:
     if start not in (known := run.snapshots):
         raise ValueError(f"{run} has no snapshot before step {start}; it has them before {', '.join(map(str, known))}")
     run.require_same_machine()
-    return Window(run.params(start), run.data, run.config, run.recipe, start, start + steps)
+    return Window(run.graph, run.params(start), run.data, run.recipe, start, start + steps)
 
 
 def retrain(window: Window, removed: Bool[Tensor, "S n"] | None = None) -> Params:
@@ -107,16 +106,18 @@ def retrain(window: Window, removed: Bool[Tensor, "S n"] | None = None) -> Param
     Raises:
         ValueError: ``removed`` is not of these steps.
     """
-    params, data, config, recipe, start, stop = window
-    for move in training.moves(params, data, config, recipe, start=start, stop=stop, removed=removed):
+    graph, params, data, recipe, start, stop = window
+    for move in training.moves(graph, params, data, recipe, start=start, stop=stop, removed=removed):
         params = move.after
     return params
 
 
 def tail_patch(params: Params, ids: Int[Tensor, "m"], window: Window) -> Params:
     """The weights after one more step on some data, clipped, at the rate of the window's last step, without dropout."""
-    epoch = (window.stop - 1) // batches.n_batches(len(window.data.tokens), window.recipe.batch_size)
-    gradient = per_example.capture(params, *batches.take(window.data, ids), window.config).mean_grads
+    epoch = (window.stop - 1) // batches.n_batches(batches.n_data(window.data), window.recipe.batch_size)
+    device = next(iter(params.values())).device
+    taken = tree.map(lambda x: x.to(device), batches.take(tuple(window.data), ids))
+    gradient = per_example.capture(window.graph, params, *taken).mean_grads
     lr = optim.learning_rate(epoch, window.recipe.lr, window.recipe.gamma)
     return optim.update(params, gradient, lr=lr, max_norm=window.recipe.max_norm)[0]
 

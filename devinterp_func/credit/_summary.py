@@ -36,7 +36,7 @@ class CreditedText(NamedTuple):
     rank: int  # among the data of this effect, from 1
     datum: int
     steps: int  # how many it was in
-    credit: Float[Tensor, "C"]  # by position, which is that of predicting its target there
+    credit: Float[Tensor, "C"]  # by position; of a text that of predicting its target there
 
     @property
     def position(self) -> int:

@@ -5,14 +5,13 @@ bracket to the bracket it closes stands what the same head gives, from other que
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from devinterp_func import models
-from devinterp_func.models import Config
+from devinterp_func.graph import Graph, attention_patterns
 from devinterp_func.tree import Params
 
 Pattern = Bool[Tensor, "n C C"]  # of each text: which keys (last) each query (middle) is to attend to
@@ -94,22 +93,22 @@ class HeadAttention(NamedTuple):
 
 
 @torch.no_grad()
-def attention(params: Params, tokens: Int[Tensor, "n C"], pattern: Pattern, config: Config) -> HeadAttention:
+def attention(graph: Graph, params: Params, batch: tuple[Any, ...], pattern: Pattern) -> HeadAttention:
     """Attention of all heads on a pattern, without dropout.
 
     Args:
-        params, config: the model.
-        tokens: some texts.
+        graph, params: the model.
+        batch: some data, such as ``(tokens,)``.
         pattern: the marked keys, such as ``patterns.brackets`` finds.
 
     Raises:
-        ValueError: no key is marked.
+        ValueError: no key is marked, or the model has no attention.
     """
     asked = asked_queries(pattern)
-    weights = models.attention_patterns(params, tokens, config).movedim((1, 2), (-2, -1))  # (n, C, C, L, h)
+    weights = attention_patterns(graph, params, batch).movedim((1, 2), (-2, -1))  # (n, C, C, L, h)
     value = (weights * pattern[..., None, None]).sum(2)[asked].mean(0)
     control, queries = torch.zeros_like(value), int(asked.sum())
-    for distance in range(1, tokens.shape[1]):
+    for distance in range(1, pattern.shape[1]):
         if marked := int(pattern.diagonal(-distance, 1, 2).sum()):
             unasked = weights.diagonal(-distance, 1, 2).movedim(-1, 1)[~asked[:, distance:]]  # (m, L, h)
             control += marked / queries * unasked.mean(0)  # the mean of none is NaN

@@ -6,16 +6,16 @@ function; the others here are made by it, except ``loss``, whose gradient takes 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad_and_value
 
-from devinterp_func import checks, models, neurons, per_example, units
+from devinterp_func import checks, neurons, per_example
 from devinterp_func.credit.patterns import Pattern, asked_queries
-from devinterp_func.models import Config
+from devinterp_func.graph import Graph, at, decode, require_head, run, streams
 from devinterp_func.neurons import Neuron
 from devinterp_func.tree import Params
 
@@ -51,66 +51,80 @@ def of(name: str, function: Function) -> Probe:
     return Probe(name, function, value_and_grad)
 
 
-# ---- what the model says of texts
+# ---- what the model says of data
 
 
 def loss(
-    tokens: Int[Tensor, "n C"],
-    targets: Int[Tensor, "n C"],
-    config: Config,
-    name: str = "loss",
-    buffer: Float[Tensor, "V nC"] | None = None,
+    graph: Graph, batch: tuple[Any, ...], name: str = "loss", buffer: Float[Tensor, "V nC"] | None = None
 ) -> Probe:
-    """Mean loss over all positions of some texts, nats.
+    """Mean loss of some data; of texts in nats, over all their positions.
 
     Args:
-        tokens, targets: of the texts.
-        config: the model.
+        graph: the model.
+        batch: the data, each tensor with a leading n.
         name: of the probe.
         buffer: scratch of ``per_example.capture``: it spares an allocation at every call.
     """
 
     def value_and_grad(params: Params) -> tuple[Tensor, Params]:
-        captured = per_example.capture(params, tokens, targets, config, buffer=buffer)
+        captured = per_example.capture(graph, params, *batch, buffer=buffer)
         return captured.losses.mean(), captured.mean_grads
 
     def value(params: Params) -> Tensor:
-        return per_example.losses(params, tokens, targets, config, buffer).mean()
+        return per_example.data_losses(graph, params, *batch, buffer=buffer).mean()
 
     return Probe(name, value, value_and_grad)
 
 
-def log_probability(prompt: Int[Tensor, "C"], token: int, config: Config) -> Probe:
-    """Log-probability of a token after a prompt, nats.
+def log_probability(graph: Graph, prompt: Int[Tensor, "*m C"], token: int) -> Probe:
+    """Log-probability of a token after a prompt, nats; after several prompts of one length its mean.
+
+    Args:
+        graph: the model, traced for texts of any length.
+        prompt: its tokens; several prompts have a leading m.
+        token: the next.
 
     Raises:
-        ValueError: the token is not in the vocabulary.
+        ValueError: the token is not in the vocabulary, or the graph has no logits after every token of a text.
     """
-    _check_tokens(config, token)
-    return of(
-        f"log-probability of {token}",
-        lambda params: models.apply(params, prompt, config)[-1].log_softmax(0)[token],
-    )
+    _check_token(graph, token)
+    prompts = prompt.reshape(-1, prompt.shape[-1])
+    own = _graph_of_prompts(graph, prompts)
+    node = require_head(own).stream.name
+
+    def function(params: Params) -> Tensor:
+        stream = run(own, params, (prompts,), [node])[node]
+        last = stream.reshape(len(prompts), -1, own.width)[:, -1]
+        return decode(own, params, last).log_softmax(-1)[:, token].mean()
+
+    return of(f"log-probability of {token}", function)
 
 
-def effect(neuron: Neuron, token: int, tokens: Int[Tensor, "n C"], config: Config) -> Probe:
-    """Mean logit of a token over all positions of some texts, with the neuron less without it.
+def effect(graph: Graph, neuron: Neuron, token: int, batch: tuple[Any, ...]) -> Probe:
+    """Mean logit of a token, or class, over all positions of some data, with the neuron less without it.
 
     Differentiable, and through the whole network: it reads early layers, which a logit effect does not.
 
+    Args:
+        graph: the model.
+        neuron: whose weights are set to 0.
+        token: whose logit.
+        batch: the data, such as ``(tokens,)``.
+
     Raises:
-        ValueError: the token is not in the vocabulary.
+        ValueError: the loss has no head, or the token is not in the vocabulary.
     """
-    _check_tokens(config, token)
+    _check_token(graph, token)
+    rows, axis = require_head(graph).weight, 1 if neuron.axis == "in" else 0
 
     def mean(params: Params) -> Tensor:
-        return (models.streams(params, tokens, config) @ params[units.UNEMBEDDING][token]).mean()
+        return (streams(graph, params, batch) @ params[rows][token]).mean()
 
     def function(params: Params) -> Tensor:
         weight = params[neuron.unit]
-        kept = torch.ones(weight.shape[1 if neuron.axis == "in" else 0], dtype=weight.dtype, device=weight.device)
+        kept = torch.ones(weight.shape[axis], dtype=weight.dtype, device=weight.device)
         kept[neuron.index] = 0
-        without = weight * (kept if neuron.axis == "in" else kept[:, None])
+        without = (weight.movedim(axis, -1) * kept).movedim(-1, axis)
         return mean(params) - mean({**params, neuron.unit: without})
 
     return of(f"effect of {neuron} on {token}", function)
@@ -124,48 +138,80 @@ def squared_norm(neuron: Neuron) -> Probe:
     return of(f"squared norm of {neuron}", lambda params: (neurons.weights(params, neuron) ** 2).sum())
 
 
-def bigram(output: int, input: int) -> Probe:
+def bigram(graph: Graph, output: int, input: int) -> Probe:
     """An entry of the bigram decoder W_U W_Eᵀ.
 
     Raises:
-        ValueError: an id is negative.
+        ValueError: the model has no embedding or no head, they are of different widths, or an id is out of range.
     """
-    for name, token in (("output", output), ("input", input)):
-        checks.integer(name, token, 0)
-    return of(
-        f"bigram {input} → {output}",
-        lambda params: params[units.UNEMBEDDING][output] @ params[units.EMBEDDING][input],
-    )
+    W_U, W_E = require_head(graph).weight, graph.embedding
+    if W_E is None:
+        raise ValueError("this model looks its example's first tensor up in no table, so it has no embedding")
+    if graph.shapes[W_E][1] != graph.width:
+        raise ValueError(
+            f"{W_E} has {graph.shapes[W_E][1]} columns and {W_U} {graph.width}: no entry leads from one to the other"
+        )
+    for name, token, unit in (("output", output, W_U), ("input", input, W_E)):
+        if checks.integer(name, token, 0) >= graph.shapes[unit][0]:
+            raise ValueError(f"{name} is {token}; the rows of {unit} are 0..{graph.shapes[unit][0] - 1}")
+    return of(f"bigram {input} → {output}", lambda params: params[W_U][output] @ params[W_E][input])
 
 
 # ---- where heads attend
 
 
-def attention(tokens: Int[Tensor, "n C"], pattern: Pattern, layer: int, head: int, config: Config) -> Probe:
+def attention(graph: Graph, batch: tuple[Any, ...], pattern: Pattern, layer: int, head: int) -> Probe:
     """Attention that a head gives to the marked keys, in the mean over the queries that have one.
 
     Args:
-        tokens: some texts.
+        graph: the model.
+        batch: some data, such as ``(tokens,)``.
         pattern: the marked keys, such as ``brackets`` finds.
-        layer, head: from 0.
-        config: the model.
+        layer, head: from 0; layers are counted by their attention.
 
     Raises:
         ValueError: no such layer or head, or no key is marked.
     """
-    for name, value, stop in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
-        if not 0 <= value < stop:
-            raise ValueError(f"{name} is {value}; it must be in 0..{stop - 1}")
+    _check_number("layer", layer, len(graph.attention))
+    node = graph.attention[layer]
+    shape = next(x.meta["val"].shape for x in graph.trace.nodes if x.name == node)
+    _check_number("head", head, shape[:-2].numel())
     queries = asked_queries(pattern)
 
     def function(params: Params) -> Tensor:
-        weights = models.attention_patterns(params, tokens, config)[:, layer, head]
+        weights = run(graph, params, batch, [node])[node]
+        weights = weights.reshape(len(weights), -1, *shape[-2:])[:, head]
         return (weights * pattern).sum(-1)[queries].mean()
 
     return of(f"attention of head {layer}.{head}", function)
 
 
-def _check_tokens(config: Config, *tokens: int) -> None:
-    for token in tokens:
-        if not 0 <= token < config.vocab_size:
-            raise ValueError(f"token {token} is not in the vocabulary; ids are 0..{config.vocab_size - 1}")
+# ---- checks
+
+
+def _check_number(name: str, value: int, n: int) -> None:
+    if not 0 <= value < n:
+        where = f"it must be in 0..{n - 1}" if n else "this model has none with attention"
+        raise ValueError(f"{name} is {value}; {where}")
+
+
+def _check_token(graph: Graph, token: int) -> None:
+    if not 0 <= token < graph.vocab_size:
+        raise ValueError(f"token {token} is not in the vocabulary; ids are 0..{graph.vocab_size - 1}")
+
+
+def _graph_of_prompts(graph: Graph, prompts: Int[Tensor, "m C"]) -> Graph:
+    """The graph for texts as long as the prompts, if its head reads one row for each token, the last after the last.
+
+    What else an example holds is not read; where it is as long as the text, such as targets, it stays so.
+    """
+    (text, _), *others = graph.example
+    if len(text) != 1:
+        raise ValueError(f"the first tensor of an example has shape {text}; that of a text would be (C,), its tokens")
+    context = prompts.shape[-1]
+    example = [prompts.new_zeros((context,) if shape == text else shape, dtype=dtype) for shape, dtype in others]
+    own = at(graph, prompts[0], *example)
+    rows = require_head(own).map.meta["val"].numel() // own.vocab_size
+    if rows != context:
+        raise ValueError(f"the model has logits at {rows} places of a prompt of {context} tokens; they must be as many")
+    return own

@@ -1,48 +1,22 @@
-"""The post's transformer as pure functions, its forward pass in batches."""
+"""Each a loss of one example and a start: the post's transformer, any module, Hugging Face's language models."""
 
-from devinterp_func.models._forward import (
-    LOGITS,
-    Seen,
-    attention_patterns,
-    decode,
-    forward,
-    logit_blocks,
-    resume,
-    resume_needs,
-    streams,
-)
-from devinterp_func.models._parameters import Config, in_order, init, shapes
-from devinterp_func.models._transformer import (
-    Masks,
-    Tap,
-    apply,
-    dropout_masks,
-    loss,
-    position_encoding,
-    stacked_dropout_masks,
-    stream,
-)
+from devinterp_func.models._build import build
+from devinterp_func.models._causal_lm import causal_lm
+from devinterp_func.models._model import Model
+from devinterp_func.models._module import module
+from devinterp_func.models._parameters import Config, init, shapes
+from devinterp_func.models._transformer import apply, loss, position_encoding, transformer
 
 __all__ = [
     "Config",
-    "LOGITS",
-    "Masks",
-    "Seen",
-    "Tap",
+    "Model",
     "apply",
-    "attention_patterns",
-    "decode",
-    "dropout_masks",
-    "forward",
-    "in_order",
+    "build",
+    "causal_lm",
     "init",
-    "logit_blocks",
     "loss",
+    "module",
     "position_encoding",
-    "resume",
-    "resume_needs",
     "shapes",
-    "stacked_dropout_masks",
-    "stream",
-    "streams",
+    "transformer",
 ]

@@ -1,4 +1,4 @@
-"""The model's shape and its parameters: their names, their order, and where they start."""
+"""The transformer's shape and its parameters: their names, their order, and where they start."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from devinterp_func import checks, keys, units
+from devinterp_func import checks, keys
 from devinterp_func.tree import Params
 
 
@@ -61,7 +61,7 @@ def init(config: Config, *, key: keys.Key | int, clone_layers: bool = True) -> P
             if bound
             else torch.zeros(shape, dtype=torch.float32)
         )
-        gain = units.is_norm(name) and name.endswith("weight")
+        gain = ".norm" in name and name.endswith("weight")
         params[name] = torch.ones(shape, dtype=torch.float32) if gain else drawn
     return params
 
@@ -85,21 +85,6 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     }
     layers = {f"layers.{i}.{name}": shape for i in range(config.n_layers) for name, shape in layer.items()}
     return {"embedding.weight": (size, d), **layers, "decoder.weight": (size, d), "decoder.bias": (size,)}
-
-
-def in_order(params: Params, config: Config) -> Params:
-    """The same parameters in ``init``'s order, which numbers them and in which they are summed.
-
-    Raises:
-        ValueError: if one is missing, unknown, or of another shape.
-    """
-    wanted = shapes(config)
-    if unknown := params.keys() ^ wanted.keys():
-        raise ValueError(f"the parameters and {config} differ in {', '.join(sorted(unknown))}")
-    for name, shape in wanted.items():
-        if params[name].shape != shape:
-            raise ValueError(f"{name} has shape {tuple(params[name].shape)}; {config} wants {shape}")
-    return {name: params[name] for name in wanted}
 
 
 def _bound(name: str, weight_shape: tuple[int, ...]) -> float:

@@ -1,25 +1,37 @@
 """Ablating neurons, and what the model then predicts.
 
 ``zero`` is the post's zero-weight ablation, on the weights. ``Replacement`` is an ablation of the activation: what
-meets the neuron's weights becomes other numbers: zero, a mean, or another datum's. Zeroing a column and replacing its
-activation by 0 are the same. ``neurons.sweep`` ablates many neurons one at a time and gives the same predictions.
+meets the neuron's weights becomes other numbers: zero, a mean, or another datum's. Zeroing an input's weights and
+replacing its activation by 0 are the same. ``neurons.sweep`` ablates many neurons one at a time and gives the same
+predictions.
 
 Source: the zero-weight ablation of *Training Process Transparency through Gradient Interpretability: Early Experiments
 on Toy Language Models* (Krzyzanowski and Hubinger 2023); resample ablation of Geiger et al. 2021.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import keys, models
-from devinterp_func.models import Config, Tap
+from devinterp_func import keys
+from devinterp_func.graph import (
+    LOGITS,
+    Graph,
+    Replace,
+    by_size,
+    check_batch,
+    decode,
+    forward,
+    largest,
+    logit_blocks,
+    n_positions,
+    require_head,
+)
 from devinterp_func.neurons._activations import activations
-from devinterp_func.neurons._neuron import Neuron, operation_of, require
+from devinterp_func.neurons._neuron import Neuron, dimension, operation_of, require
 from devinterp_func.tree import Params
 
 Kind = Literal["zero", "mean", "resample"]
@@ -29,7 +41,7 @@ class Ablation(NamedTuple):
     """What takes the place of a neuron's activation."""
 
     kind: Kind = "zero"
-    over: Int[Tensor, "m C"] | None = None  # tokens of the data that a mean is over; by default those ablated on
+    over: tuple[Any, ...] | None = None  # the data that a mean is over; by default those ablated on
     key: keys.Key | int = 0  # of the draw of other data; the neuron is folded in
 
     def __repr__(self) -> str:
@@ -54,7 +66,7 @@ def zero(params: Params, *which: Neuron) -> Params:
 
     Args:
         params: weights; they are left as they are, and shared where nothing changes.
-        which: neurons of any 2-D weight; none of them changes nothing.
+        which: neurons of any units, columns and rows as they are stored; none of them changes nothing.
 
     Raises:
         ValueError: no such neuron; what there is is named.
@@ -66,38 +78,41 @@ def zero(params: Params, *which: Neuron) -> Params:
     shapes = {name: tuple(weight.shape) for name, weight in params.items()}
     ablated = params | {neuron.unit: params[require(shapes, neuron).unit].clone() for neuron in which}
     for neuron in which:
-        ablated[neuron.unit].select(1 if neuron.axis == "in" else 0, neuron.index).zero_()
+        ablated[neuron.unit].select(dimension(neuron.axis), neuron.index).zero_()
     return ablated
 
 
 def replacements(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, neurons: Sequence[Neuron], ablation: Ablation
-) -> Float[Tensor, "n C G"] | None:
+    graph: Graph, params: Params, batch: tuple[Any, ...], neurons: Sequence[Neuron], ablation: Ablation
+) -> list[Float[Tensor, "n _"]] | None:
     """What each neuron's activation becomes; None where its weights are zeroed.
 
     Args:
-        params, config: the model.
-        tokens: of the data that the neurons are ablated on.
-        neurons: G neurons.
+        graph, params: the model.
+        batch: the data that the neurons are ablated on.
+        neurons: any, of units with one operation.
         ablation: of which kind.
 
+    Returns:
+        A tensor (n, C) each, C being the positions of the neuron's operation.
+
     Raises:
-        ValueError: there is no such kind, or no layer has one of the neurons.
+        ValueError: there is no such kind, or a neuron is of no operation.
     """
     if ablation.kind not in get_args(Kind):
         raise ValueError(f"the ablation is {ablation.kind!r}; it must be one of {', '.join(get_args(Kind))}")
-    if ablation.kind == "zero" or not neurons:
+    if ablation.kind == "zero":
         return None
-    columns = []
+    found = []
     for neuron in neurons:
-        here = activations(params, tokens, config, neuron.unit, neuron.axis)[..., neuron.index]
+        here = activations(graph, params, batch, neuron.unit, neuron.axis)[..., neuron.index]
         if ablation.kind == "resample":
-            columns.append(resample(here, key=keys.fold_in(ablation.key, str(neuron))))
+            found.append(resample(here, key=keys.fold_in(ablation.key, str(neuron))))
             continue
         over = ablation.over
-        there = here if over is None else activations(params, over, config, neuron.unit, neuron.axis)[..., neuron.index]
-        columns.append(mean(here, there))
-    return torch.stack(columns, dim=-1)
+        there = here if over is None else activations(graph, params, over, neuron.unit, neuron.axis)[..., neuron.index]
+        found.append(mean(here, there))
+    return found
 
 
 def mean(activation: Float[Tensor, "n C"], over: Float[Tensor, "m C"] | None = None) -> Float[Tensor, "n C"]:
@@ -125,59 +140,51 @@ def resample(activation: Float[Tensor, "n C"], *, key: keys.Key | int) -> Float[
     return activation[((torch.arange(n) + shift) % max(n, 1)).to(activation.device)]
 
 
-def replace(params: Params, neuron: Neuron, values: Float[Tensor, "C"]) -> Tap:
-    """The tap through which ``models.stream`` sees these activations of one datum instead of the neuron's.
-
-    A column's activation a becomes c by adding (c − a) times the column to the output; a row's is the output itself.
-
-    Raises:
-        ValueError: no layer has such a neuron; what there is is named.
-    """
-    operation, index, weight = operation_of(params, neuron), neuron.index, params[neuron.unit]
-
-    def tap(name: str, inputs: Tensor, output: Tensor) -> Tensor:
-        if name != operation:
-            return output
-        if neuron.axis == "in":
-            return output + (values - inputs[:, index])[:, None] * weight[:, index]
-        here = torch.arange(len(weight), device=weight.device) == index
-        return torch.where(here, values[:, None], output)
-
-    return tap
-
-
 # ---- predictions
 
 
 @torch.no_grad()
 def predictions(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, replacement: Replacement | None = None
+    graph: Graph, params: Params, batch: tuple[Any, ...], replacement: Replacement | None = None
 ) -> Int[Tensor, "n C"]:
-    """The likeliest next token at every position, without dropout; of equal logits the lowest id.
+    """The likeliest class at every position that the head reads, without dropout; of equal logits the lowest.
 
     Args:
+        graph: the model; for language models a class is the next token.
         params: weights, whole or ablated.
-        tokens: input tokens.
-        config: the model.
+        batch: data; may be cut short, such as ``(tokens,)``.
         replacement: an activation to run with instead of a neuron's.
 
     Raises:
-        ValueError: no layer has the replacement's neuron.
+        ValueError: the model has no head; or the replacement's neuron is of no operation, or of the head itself.
     """
-    parts = [models.decode(params, h).argmax(1) for _, h in _streams(params, tokens, config, replacement)]
-    return torch.cat(parts).view(tokens.shape)
+    found = [decode(graph, params, h.flatten(0, 1)).argmax(1) for h in _streams(graph, params, batch, replacement)]
+    return torch.cat(found).view(-1, n_positions(graph))
 
 
 def _streams(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, replacement: Replacement | None
-) -> Iterator[tuple[slice, Float[Tensor, "m d"]]]:
-    """What the unembedding reads, block by block."""
-    blocks = models.logit_blocks(tokens, config)
-    if replacement is None:
-        passes = models.forward(params, tokens, config, blocks=blocks)
-    else:
-        neuron, values = replacement.neuron, replacement.values.expand(tokens.shape)
-        operation_of(params, neuron)  # an error before the work
-        tap = partial(replace, params, neuron)
-        passes = models.forward(params, tokens, config, blocks=blocks, tap=tap, extra=(values,))
-    yield from ((part.rows, part.stream.flatten(0, 1)) for part in passes)
+    graph: Graph, params: Params, batch: tuple[Any, ...], replacement: Replacement | None
+) -> Iterator[Float[Tensor, "b C d"]]:
+    """What the head reads, block by block."""
+    n = len(check_batch(graph, batch)[0])
+    replace, values = (None, None) if replacement is None else _replace(graph, replacement, n)
+    for part in forward(graph, params, batch, blocks=blocks(graph, n), replace=replace, values=values):
+        assert part.stream is not None
+        yield part.stream
+
+
+def _replace(graph: Graph, replacement: Replacement, n: int) -> tuple[Replace, Float[Tensor, "n _"]]:
+    """A replacement as ``graph.forward`` takes it."""
+    neuron, own = replacement.neuron, operation_of(graph, replacement.neuron)
+    if own.node is require_head(graph).map:
+        raise ValueError(f"{neuron} is of the head, whose activations are not replaced; zero its weights instead")
+    side = own.side(neuron.axis)
+    x, lay = (own.x, own.read) if side == "inputs" else (own.node, own.write)
+    positions = lay(torch.empty(1, *x.meta["val"].shape, device="meta")).shape[1]
+    return Replace(neuron.unit, side, neuron.index), replacement.values.expand(n, positions)
+
+
+def blocks(graph: Graph, n: int, copies: int = 1) -> list[slice]:
+    """n data a few at a time: their logits, and ``copies`` of the largest activation, take little memory."""
+    size, room = logit_blocks(graph, n)[0].stop, 2 * LOGITS // (copies * largest(graph))
+    return by_size(n, max(1, min(size, room)))

@@ -2,27 +2,28 @@
 
 A neuron's activation at a position is what meets its weights there: for ``axis="in"`` the number that enters its
 column (a hidden neuron of the MLP for linear2, a coordinate of the stream for linear1), for ``axis="out"`` the number
-that its row gives, bias included. So "neuron 96" of the post's MLP layer 3.2 (``layers.2.linear2.weight``) is the
-hidden neuron 96 or the output coordinate 96. Dropout is off. Each position has a label, by which activations are
-gathered: the input token there, or whatever else the caller gives, such as the target or the prediction.
+that its row gives, bias included; where the weight is stored (in, out), it is the other way round. So "neuron
+96" of the post's MLP layer 3.2 (``layers.2.linear2.weight``) is the hidden neuron 96 or the output coordinate 96. A
+convolution's positions are the places of what it reads or gives. Dropout is off. Each position has a label, by which
+activations are gathered: the input token there, or whatever else the caller gives, such as the target, the prediction,
+or a class.
 
 Source: the activations baseline of *Training Process Transparency through Gradient Interpretability: Early Experiments
 on Toy Language Models* (Krzyzanowski and Hubinger 2023), its table of ranks and Figures 1-3; it read outputs.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import models
-from devinterp_func.models import Config
-from devinterp_func.neurons._neuron import Axis, Neuron, operation_of
+from devinterp_func.graph import Graph, check_batch, forward
+from devinterp_func.neurons._neuron import Axis, Neuron, operation_of, require, width
 from devinterp_func.tree import Params
 
-Labels = Int[Tensor, "n C"]
+Labels = Int[Tensor, "n _"]  # a label a position, or one for all of them
 
 
 class ActivationMeans(NamedTuple):
@@ -47,26 +48,26 @@ class Extremes(NamedTuple):
 
 
 def activations(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, unit: str, axis: Axis = "in"
+    graph: Graph, params: Params, batch: tuple[Any, ...], unit: str, axis: Axis = "in"
 ) -> Float[Tensor, "n C w"]:
     """Every activation of every neuron of a unit; large, see ``activations_by_token`` for a summary.
 
     Args:
-        params, config: the model.
-        tokens: input tokens.
-        unit: a weight in the layers, such as layers.2.linear2.weight, of shape (out, in).
-        axis: "in" for what enters its columns, w = in; "out" for what its rows give, w = out.
+        graph, params: the model.
+        batch: data; may be cut short, such as ``(tokens,)``.
+        unit: the weight of one linear map or convolution, such as layers.2.linear2.weight.
+        axis: "in" for its columns, "out" for its rows; w is how many there are.
 
     Raises:
         ValueError: the unit is no such weight, or the axis is neither; what would be right is named.
     """
-    return torch.cat([part for _, part in _parts(params, tokens, config, unit, axis)])
+    return torch.cat([part for _, part in _parts(graph, params, batch, unit, axis)])
 
 
 def activations_by_token(
+    graph: Graph,
     params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
+    batch: tuple[Any, ...],
     unit: str,
     axis: Axis = "in",
     labels: Labels | None = None,
@@ -74,19 +75,24 @@ def activations_by_token(
     """Count, mean and variance of the activations on each token, for all neurons of a unit in one pass.
 
     Args:
-        params, tokens, config, unit, axis: as in ``activations``.
-        labels: of the positions, in [0, vocab_size): input tokens by default; targets or predictions by choice.
+        graph, params, batch, unit, axis: as in ``activations``.
+        labels: of the positions, or (n, 1) for one of each datum, such as a class: by default the batch's first tensor
+            where that is tokens; targets or predictions by choice.
+
+    Returns:
+        V labels: the model's classes, or more where labels are beyond them.
 
     Raises:
-        ValueError: as ``activations``.
+        ValueError: as ``activations``, or there are no labels of the unit's positions.
     """
-    labels = tokens if labels is None else labels
-    count = torch.bincount(labels.flatten(), minlength=config.vocab_size)
+    labels, n_labels = _labels(graph, batch, labels)
+    count = torch.zeros(n_labels, dtype=torch.int64)
     total = squares = torch.zeros(())
-    for rows, part in _parts(params, tokens, config, unit, axis):
+    for rows, part in _parts(graph, params, batch, unit, axis):
         if rows.start == 0:
-            total, squares = torch.zeros(2, config.vocab_size, part.shape[-1], dtype=torch.float64)
-        flat, where = part.flatten(0, 1).double(), labels[rows].flatten()
+            total, squares = torch.zeros(2, n_labels, part.shape[-1], dtype=torch.float64)
+        flat, where = part.flatten(0, 1).double(), _at_positions(labels[rows], part).flatten()
+        count += torch.bincount(where, minlength=n_labels)
         total.index_add_(0, where, flat)
         squares.index_add_(0, where, flat.square_())
     mean = total / count.clamp(min=1)[:, None]
@@ -146,9 +152,9 @@ def selectivity(means: ActivationMeans) -> Float[Tensor, "w V"]:
 
 
 def activations_on(
+    graph: Graph,
     params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
+    batch: tuple[Any, ...],
     neuron: Neuron,
     of: Sequence[int],
     labels: Labels | None = None,
@@ -156,21 +162,21 @@ def activations_on(
     """A neuron's activations on some tokens, to see one against the others (the post's Figures 1 and 2).
 
     Args:
-        params, tokens, config, labels: as in ``activations_by_token``.
+        graph, params, batch, labels: as in ``activations_by_token``.
         neuron: whose activations.
         of: the tokens.
 
     Returns:
         Token -> the activation at each position with it, in order.
     """
-    here, where = _on_tokens(params, tokens, config, neuron, of, labels)
+    here, where = _on_tokens(graph, params, batch, neuron, of, labels)
     return {token: here[where == token, neuron.index] for token in of}
 
 
 def activations_of_neighbours(
+    graph: Graph,
     params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
+    batch: tuple[Any, ...],
     neuron: Neuron,
     token: int,
     reach: int = 5,
@@ -179,36 +185,69 @@ def activations_of_neighbours(
     """A neuron's activations on a token, and those of the neurons numbered next to it (the post's Figure 3).
 
     Args:
-        params, tokens, config, neuron, labels: as in ``activations_on``.
+        graph, params, batch, neuron, labels: as in ``activations_on``.
         token: the token.
         reach: neighbours on either side, as far as there are any.
 
     Returns:
         Index -> activations; the same positions for every index.
     """
-    here, _ = _on_tokens(params, tokens, config, neuron, [token], labels)
+    here, _ = _on_tokens(graph, params, batch, neuron, [token], labels)
     around = range(max(0, neuron.index - reach), min(here.shape[1], neuron.index + reach + 1))
     return {index: here[:, index] for index in around}
 
 
 def _on_tokens(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, neuron: Neuron, of: Sequence[int], labels: Labels | None
+    graph: Graph,
+    params: Params,
+    batch: tuple[Any, ...],
+    neuron: Neuron,
+    of: Sequence[int],
+    labels: Labels | None,
 ) -> tuple[Float[Tensor, "m w"], Int[Tensor, "m"]]:
     """The unit's activations at positions labelled with one of the tokens, and the labels there."""
-    labels = tokens if labels is None else labels
-    chosen = torch.isin(labels, torch.tensor(list(of)))
-    data = chosen.any(1)
-    parts = _parts(params, tokens[data], config, neuron.unit, neuron.axis)
-    inside = chosen[data]
-    return torch.cat([part[inside[rows]] for rows, part in parts]), labels[chosen]
+    labels, _ = _labels(graph, batch, labels)
+    wanted = torch.tensor(list(of), device=labels.device)
+    data = torch.isin(labels, wanted).any(1)
+    require(graph.shapes, neuron)
+    here = [params[neuron.unit].new_zeros(0, width(graph.shapes[neuron.unit], neuron.axis))]
+    where = [labels.new_zeros(0)]
+    some = tuple(x[data] for x in check_batch(graph, batch))
+    for rows, part in _parts(graph, params, some, neuron.unit, neuron.axis) if bool(data.any()) else ():
+        own = _at_positions(labels[data][rows], part)
+        inside = torch.isin(own, wanted)
+        here.append(part[inside])
+        where.append(own[inside])
+    return torch.cat(here), torch.cat(where)
+
+
+def _labels(graph: Graph, batch: tuple[Any, ...], labels: Labels | None) -> tuple[Labels, int]:
+    """The labels, and how many different ones there may be."""
+    if labels is None:
+        labels = check_batch(graph, batch)[0]
+        if labels.ndim != 2 or labels.is_floating_point():
+            raise ValueError(
+                f"the data's first tensor, {labels.dtype} of shape {tuple(labels.shape)}, is no tokens; "
+                "give labels: (n, C), or (n, 1) for one of each datum"
+            )
+    classes = 0 if graph.head is None else graph.vocab_size
+    return labels, max(classes, int(labels.max()) + 1 if labels.numel() else 0)
+
+
+def _at_positions(labels: Labels, part: Float[Tensor, "n C w"]) -> Labels:
+    """The labels of a unit's positions."""
+    n, positions = part.shape[:2]
+    if labels.shape[1] not in (1, positions):
+        raise ValueError(f"there are {labels.shape[1]} labels a datum; the unit has {positions} positions")
+    return labels.expand(n, positions)
 
 
 @torch.no_grad()
 def _parts(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, unit: str, axis: Axis
+    graph: Graph, params: Params, batch: tuple[Any, ...], unit: str, axis: Axis
 ) -> Iterator[tuple[slice, Float[Tensor, "b C w"]]]:
     """The activations of a few data at a time, and which data these are; once with none where there are no data."""
-    name = operation_of(params, Neuron(unit, 0, axis))
-    for part in models.forward(params, tokens, config, watch=[name]):
-        inputs, outputs = part.seen[name]
-        yield part.rows, inputs if axis == "in" else outputs
+    side = operation_of(graph, Neuron(unit, 0, axis)).side(axis)
+    for part in forward(graph, params, batch, watch=[unit]):
+        inputs, outputs = part.seen[unit]
+        yield part.rows, inputs if side == "inputs" else outputs

@@ -12,14 +12,14 @@ Experiments on Toy Language Models* (Krzyzanowski and Hubinger 2023), which had 
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from devinterp_func import keys, stats
-from devinterp_func.models import Config
+from devinterp_func.graph import Graph, check_batch
 from devinterp_func.neurons._ablation import Ablation, replacements
 from devinterp_func.neurons._flips import LEAST_COUNT, Excerpt, excerpts, truly_flips
 from devinterp_func.neurons._neuron import Neuron
@@ -30,7 +30,7 @@ ZERO = Ablation()
 
 
 class FlipCounts(NamedTuple):
-    """For every token: positions where it is the prediction before or after an ablation, and how many flipped."""
+    """For every token or class: positions where it is the prediction before or after an ablation, and its flips."""
 
     count: Int[Tensor, "V"]  # type: ignore[assignment]  # a tuple's own method
     flips: Int[Tensor, "V"]
@@ -51,7 +51,7 @@ class Trial(NamedTuple):
     """A neuron's ablation and its controls."""
 
     neuron: Neuron
-    notable: Int[Tensor, "m"]  # token ids, from the training record
+    notable: Int[Tensor, "m"]  # token ids, from the training record; none where the data are no text
     attributed: FlipCounts  # on the data attributed to it
     random_data: FlipCounts  # on as many random data
     random_neurons: FlipCounts  # other neurons of its unit on the attributed data, their mean, rounded
@@ -68,9 +68,9 @@ class Verdict(NamedTuple):
 
 
 def try_neuron(
+    graph: Graph,
     params: Params,
-    attributed: Int[Tensor, "n C"],
-    config: Config,
+    attributed: tuple[Any, ...],
     neuron: Neuron,
     notable: Int[Tensor, "k"],
     others: Sequence[Neuron],
@@ -80,9 +80,8 @@ def try_neuron(
     """Ablates a neuron, and others for control, on the data attributed to it.
 
     Args:
-        params: weights.
-        attributed: tokens of the data.
-        config: the model.
+        graph, params: the model.
+        attributed: the data.
         neuron: to ablate.
         notable: ids of its notable tokens.
         others: random neurons of the same unit.
@@ -94,55 +93,56 @@ def try_neuron(
     """
     if not others:
         raise ValueError(f"there are no other neurons to compare {neuron} with; there must be at least one")
-    flips, *controls = flip_counts_of(params, attributed, config, [neuron, *others], ablation)
+    flips, *controls = flip_counts_of(graph, params, attributed, [neuron, *others], ablation)
     mean = FlipCounts(*(torch.stack(part).double().mean(0).round().long() for part in zip(*controls, strict=True)))
     return Trial(neuron, notable, flips, random_data, mean)
 
 
 def flip_counts_of(
+    graph: Graph,
     params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
+    batch: tuple[Any, ...],
     neurons: Sequence[Neuron],
     ablation: Ablation = ZERO,
 ) -> list[FlipCounts]:
     """``FlipCounts`` of the ablation of each of some neurons, one at a time, on the same data.
 
     Args:
-        params, config: the model.
-        tokens: of the data.
+        graph, params: the model.
+        batch: the data; may be cut short, such as ``(tokens,)``.
         neurons: any.
         ablation: of which kind.
     """
-    values = replacements(params, tokens, config, neurons, ablation)
-    flipped = sweep(params, tokens, config, neurons, values)
-    return list(map(FlipCounts, *flip_counts(flipped, len(neurons), config.vocab_size)))
+    values = replacements(graph, params, batch, neurons, ablation)
+    flipped = sweep(graph, params, batch, neurons, values)
+    return list(map(FlipCounts, *flip_counts(flipped, len(neurons), graph.vocab_size)))
 
 
 def on_random_data(
+    graph: Graph,
     params: Params,
-    random: Int[Tensor, "n C"],
-    config: Config,
+    random: tuple[Any, ...],
     sizes: Mapping[Neuron, int],
     ablation: Ablation = ZERO,
 ) -> Iterator[tuple[Neuron, FlipCounts]]:
     """Each neuron's flips on as many random data as were attributed to it; neurons with as many go together.
 
     Args:
-        params, config: the model.
-        random: tokens of random data, from which the first are taken.
+        graph, params: the model.
+        random: random data, from which the first are taken.
         sizes: neuron -> how many.
         ablation: of which kind.
     """
+    leaves = check_batch(graph, random)
     for size in dict.fromkeys(sizes.values()):
-        alike = [neuron for neuron, own in sizes.items() if own == size]
-        yield from zip(alike, flip_counts_of(params, random[:size], config, alike, ablation), strict=True)
+        alike, first = [neuron for neuron, own in sizes.items() if own == size], tuple(x[:size] for x in leaves)
+        yield from zip(alike, flip_counts_of(graph, params, first, alike, ablation), strict=True)
 
 
 def flip_excerpts(
+    graph: Graph,
     params: Params,
     tokens: Int[Tensor, "n C"],
-    config: Config,
     neuron: Neuron,
     notable: Int[Tensor, "k"],
     n: int,
@@ -151,15 +151,15 @@ def flip_excerpts(
     """At most n flipped predictions of a neuron's ablation, those from or to notable tokens first.
 
     Args:
-        params, config: the model.
+        graph, params: a language model.
         tokens: of some data.
         neuron: to ablate.
         notable: ids of its notable tokens.
         n: how many.
         ablation: of which kind.
     """
-    values = replacements(params, tokens, config, [neuron], ablation)
-    flipped = sweep(params, tokens, config, [neuron], values)
+    values = replacements(graph, params, (tokens,), [neuron], ablation)
+    flipped = sweep(graph, params, (tokens,), [neuron], values)
     before, after = flipped.intact, flipped.intact.clone()
     after[flipped.position] = flipped.after
     shaped = before.view(tokens.shape), after.view(tokens.shape)

@@ -1,76 +1,125 @@
-"""What a neuron's activity adds to the logits on the direct path from the stream, later layers left out.
+"""What a neuron's activity adds to the logits on the direct path from the stream, what lies between left out.
 
-With W_U the unembedding and w what one unit of the activity writes to the stream:
+With W_U the head's weight and w what one unit of the activity writes to the stream:
 
-    W_U w       or, through the last layer's norm with gain γ,      W_U (γ ⊙ (w − mean w))
+    W_U w       or, through the last norm with gain γ,      W_U (γ ⊙ (w − mean w)),    without the mean for an rms norm
 
-The first takes the stream as the unembedding reads it. The second takes w through the norm as everything that enters
-the stream before it: to first order and up to 1/σ, with the change of σ itself left out.
+The first takes the stream as the head reads it. The second takes w through the norm as everything that enters the
+stream before it: to first order and up to 1/σ, with the change of σ itself left out.
 """
 
-from jaxtyping import Float, Int
-from torch import Tensor
+from typing import Any
 
-from devinterp_func import units
-from devinterp_func.models import Config
-from devinterp_func.neurons._activations import activations
-from devinterp_func.neurons._neuron import Neuron, weights
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from devinterp_func.graph import (
+    Graph,
+    final_norm,
+    forward,
+    has_operation,
+    hidden_maps,
+    operation,
+    require_head,
+    run,
+    writes_stream,
+)
+from devinterp_func.neurons._neuron import Axis, Neuron, weights
 from devinterp_func.tree import Params
 
 
-def logit_effect(params: Params, neuron: Neuron, norm: bool = False) -> Float[Tensor, "V"]:
+def logit_effect(graph: Graph, params: Params, neuron: Neuron, norm: bool = False) -> Float[Tensor, "V"]:
     """What one unit of a neuron's activity adds to the logits: W_U w.
 
     Args:
-        params: the model.
-        neuron: a column of a unit that writes to the stream: the output projections of MLP and attention of any layer.
-        norm: go through the last layer's norm.
+        graph, params: the model.
+        neuron: an input of a unit that writes to the stream: of the output projections of MLP and attention.
+        norm: go through the last norm, where there is one.
 
     Raises:
-        ValueError: no such neuron, or what it writes is not in the stream.
+        ValueError: no such neuron, or what it writes is not in the stream; or the model has no head.
     """
+    require_head(graph)
     written = weights(params, neuron)
-    if neuron.axis != "in" or not units.writes_stream(neuron.unit):
-        raise ValueError(f"{neuron} does not write to the stream; columns (axis 'in') of {_writers(params)} do")
-    return _direct_path(params, written[:, None], norm)[0]
+    if not is_writer(graph, neuron):
+        raise ValueError(f"{neuron} does not write to the stream; {_writers(graph)} do")
+    return _direct_path(graph, params, written[:, None], norm)[0]
 
 
-def logit_effects(params: Params, tokens: Int[Tensor, "n C"], config: Config, unit: str) -> Float[Tensor, "G V"]:
-    """``logit_effect`` of each column of an MLP's unit, through the last norm.
+def logit_effects(graph: Graph, params: Params, batch: tuple[Any, ...], unit: str) -> Float[Tensor, "G V"]:
+    """``logit_effect`` of each input of an MLP's unit, through the last norm.
 
-    A column of the MLP's input projection feeds all hidden neurons: the share of positions at which each of these is
-    above 0 in the data stands for the ReLU's slope.
+    An input of the MLP's first projection feeds all hidden neurons: the mean slope of what is between the projections,
+    such as the share of positions at which a ReLU is above 0, stands for each of these.
 
     Args:
-        params, config: the model.
-        tokens: of some data.
+        graph, params: the model.
+        batch: some data.
         unit: an MLP's input or output projection, of any layer.
 
     Raises:
         ValueError: another unit.
     """
-    if not units.is_mlp_weight(unit):
-        raise ValueError(f"{unit!r} is not in an MLP; units that are: {', '.join(filter(units.is_mlp_weight, params))}")
-    output = next(name for name in params if units.is_mlp_weight(name) and _same_layer_writer(name, unit))
-    written = params[output]
-    if unit != output:
-        active = activations(params, tokens, config, output) > 0
-        slope = active.to(written.dtype).mean((0, 1))
-        written = written @ (slope[:, None] * params[unit])
-    return _direct_path(params, written, norm=True)
+    maps = hidden_maps(graph)
+    if unit not in (*maps, *maps.values()):
+        have = [name for name in graph.shapes if name in (*maps, *maps.values())]
+        raise ValueError(f"{unit!r} is not in an MLP; units that are: {', '.join(have) or 'none'}")
+    written = _by_input(graph, params, maps.get(unit, unit)).T
+    if unit in maps:
+        slope = _slopes(graph, params, batch, unit, maps[unit])
+        written = written @ (slope[:, None] * _by_input(graph, params, unit).T)
+    return _direct_path(graph, params, written, norm=True)
 
 
-def _direct_path(params: Params, written: Float[Tensor, "d G"], norm: bool) -> Float[Tensor, "G V"]:
+def is_writer(graph: Graph, neuron: Neuron) -> bool:
+    """Whether the neuron's weights are what its activity adds to the stream."""
+    own = has_operation(graph, neuron.unit) and operation(graph, neuron.unit).side(neuron.axis) == "inputs"
+    return own and writes_stream(graph, neuron.unit)
+
+
+def input_axis(graph: Graph, unit: str) -> Axis:
+    """The axis of a unit's inputs: columns, or rows where the unit is stored (in, out).
+
+    Raises:
+        ValueError: the unit has no single operation.
+    """
+    return "in" if operation(graph, unit).side("in") == "inputs" else "out"
+
+
+def _by_input(graph: Graph, params: Params, unit: str) -> Float[Tensor, "i o"]:
+    return params[unit].T if input_axis(graph, unit) == "in" else params[unit]
+
+
+def _slopes(graph: Graph, params: Params, batch: tuple[Any, ...], unit: str, output: str) -> Float[Tensor, "h"]:
+    """Mean slope, over the positions of some data, of the functions between an MLP's projections."""
+    start, end = operation(graph, unit), operation(graph, output).x.name
+    leaves, slopes = tree_leaves(batch), []
+    for part in forward(graph, params, batch, keep=[start.node.name]):
+        given = part.values[start.node.name].detach().requires_grad_()
+        rows = tuple(leaf[part.rows] for leaf in leaves)
+        with torch.enable_grad():
+            hidden = run(graph, params, rows, [end], given={start.node.name: given})[end]
+            (slope,) = torch.autograd.grad(hidden.sum(), given)
+        slopes.append(start.write(slope).mean(1))
+    return torch.cat(slopes).mean(0)
+
+
+def _direct_path(graph: Graph, params: Params, written: Float[Tensor, "d G"], norm: bool) -> Float[Tensor, "G V"]:
     """What is written to the stream, as logits."""
-    if norm:
-        gain = params[units.final_norm(params)[0]]
-        written = gain[:, None] * (written - written.mean(0))
-    return (written.T @ params[units.UNEMBEDDING].T).contiguous()
+    last = final_norm(graph) if norm else None
+    if last is not None:
+        written = written - written.mean(0) if last.centred else written
+        written = written if last.weight is None else params[last.weight][:, None] * written
+    return (written.T @ params[require_head(graph).weight].T).contiguous()
 
 
-def _same_layer_writer(name: str, unit: str) -> bool:
-    return units.writes_stream(name) and units.layer(name) == units.layer(unit)
-
-
-def _writers(params: Params) -> str:
-    return ", ".join(filter(units.writes_stream, params)) or "the layers' output projections"
+def _writers(graph: Graph) -> str:
+    """The units that write to the stream, and whether as columns or as rows."""
+    units = [name for name in graph.shapes if has_operation(graph, name) and writes_stream(graph, name)]
+    found = []
+    for axis, lines in (("in", "columns (axis 'in') of "), ("out", "rows (axis 'out') of ")):
+        own = [name for name in units if input_axis(graph, name) == axis]
+        found += [lines + ", ".join(own)] if own else []
+    return " and ".join(found) or "no neurons of this model"

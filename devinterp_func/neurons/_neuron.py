@@ -2,8 +2,10 @@
 
 For a weight of shape (out, in), neuron i of ``axis="in"`` is column i, all that one input feeds; neuron i of
 ``axis="out"`` is row i, all that feeds one output. For ``linear2.weight`` a column is a hidden neuron of the MLP; for
-``linear1.weight`` a column is a coordinate of the stream and a row is a hidden neuron. A neuron carries its
-axis, so that the two are never mixed. Units that are not 2-D have no neurons.
+``linear1.weight`` a column is a coordinate of the stream and a row is a hidden neuron. Of a convolution a column is an
+input channel and a row a filter. Rows and columns are those of the weight as it is stored: where that is (in, out), a
+column is an output. A neuron carries its axis, so that the two are never mixed. Units of fewer than two dimensions have
+no neurons.
 
 Source: *Training Process Transparency through Gradient Interpretability: Early Experiments on Toy Language Models*
 (Krzyzanowski and Hubinger 2023), whose neurons are columns.
@@ -18,6 +20,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from devinterp_func import units
+from devinterp_func.graph import Graph, Operation, operation
 from devinterp_func.tree import Params
 
 Axis = Literal["in", "out"]
@@ -85,15 +88,20 @@ def require(shapes: units.Shapes, neuron: Neuron) -> Neuron:
 
 
 def width(shape: tuple[int, ...], axis: Axis) -> int:
-    """How many neurons a unit of this shape (out, in) has: columns, or rows."""
-    return shape[1] if axis == "in" else shape[0]
+    """How many neurons a unit of this shape has: columns, or rows."""
+    return shape[dimension(axis)]
+
+
+def dimension(axis: Axis) -> int:
+    """The dimension of a weight that numbers the neurons of an axis."""
+    return 1 if axis == "in" else 0
 
 
 def every(shapes: units.Shapes, axis: Axis = "in", units: Iterable[str] | None = None) -> list[Neuron]:
     """All neurons in order: unit after unit, by index.
 
     Args:
-        shapes: units by name; those that are not 2-D have none.
+        shapes: units by name; those of fewer than two dimensions have none.
         axis: columns or rows.
         units: only of these; in the order of ``shapes`` all the same.
 
@@ -123,11 +131,12 @@ def groups(shapes: units.Shapes, axis: Axis = "in") -> Groups:
     """
     parts, start = [torch.zeros(0, dtype=torch.int64)], 0
     for shape in shapes.values():
-        if len(shape) != 2:
+        if len(shape) < 2:
             parts.append(torch.full((torch.Size(shape).numel(),), -1))
             continue
         numbers = torch.arange(start, start + width(shape, axis))
-        parts.append((numbers if axis == "in" else numbers[:, None]).expand(shape).flatten())
+        along = [-1 if i == dimension(axis) else 1 for i in range(len(shape))]
+        parts.append(numbers.view(along).expand(shape).flatten())
         start += len(numbers)
     return Groups(tuple(every(shapes, axis)), torch.cat(parts))
 
@@ -174,28 +183,27 @@ def of_parameters(shapes: units.Shapes, parameters: Sequence[int], axis: Axis = 
     return members
 
 
-def weights(params: Params, neuron: Neuron) -> Float[Tensor, "w"]:
+def weights(params: Params, neuron: Neuron) -> Float[Tensor, "w *kernel"]:
     """The neuron's weights, a view: column or row ``index`` of its unit.
 
     Raises:
         ValueError: the parameters have no such neuron.
     """
     require({name: tuple(weight.shape) for name, weight in params.items()}, neuron)
-    return params[neuron.unit].select(1 if neuron.axis == "in" else 0, neuron.index)
+    return params[neuron.unit].select(dimension(neuron.axis), neuron.index)
 
 
-def operation_of(params: Params, neuron: Neuron) -> str:
-    """The operation of the model that a neuron's unit belongs to.
+def operation_of(graph: Graph, neuron: Neuron) -> Operation:
+    """The operation that a neuron's unit is the weight of.
 
     Raises:
-        ValueError: no layer has such a neuron; what there is is named.
+        ValueError: there is no such neuron, or its unit is the weight of no or of several linear maps and convolutions.
     """
-    layers = {name: tuple(weight.shape) for name, weight in params.items() if units.is_in_layer(name)}
-    return units.operation(require(layers, neuron).unit)
+    return operation(graph, require(graph.shapes, neuron).unit)
 
 
 def _with_neurons(shapes: units.Shapes) -> list[str]:
-    return [name for name, shape in shapes.items() if len(shape) == 2]
+    return [name for name, shape in shapes.items() if len(shape) > 1]
 
 
 def _require_axis(axis: str) -> None:

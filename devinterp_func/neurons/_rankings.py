@@ -19,17 +19,17 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from devinterp_func import keys, stats
-from devinterp_func.models import Config
+from devinterp_func.graph import Graph
 from devinterp_func.neurons._activations import activations_by_token, selectivity
-from devinterp_func.neurons._logit_effect import logit_effects
+from devinterp_func.neurons._logit_effect import input_axis, logit_effects
 from devinterp_func.tree import Params
 
 
 class Material(NamedTuple):
     """What the rankings of a unit's neurons are made from."""
 
+    graph: Graph
     params: Params
-    config: Config
     tokens: Int[Tensor, "n C"]  # some training data
     predicted: Int[Tensor, "n C"]  # the finished model's predictions for them
     reference: Int[Tensor, "V"]  # counts of the training data
@@ -50,20 +50,20 @@ def rankings(
     *,
     key: keys.Key | int,
 ) -> Iterator[Ranking]:
-    """All rankings of tokens for some columns of an MLP's unit; how many there are, ``n_rankings`` says.
+    """All rankings of tokens for some inputs of an MLP's unit; how many there are, ``n_rankings`` says.
 
     Args:
         material: what they are made from.
         unit: the MLP's input or output projection in a layer.
-        columns: of the unit.
-        counts: reading -> token counts of these columns.
-        predicted: outliers of these columns by the token that the finished model predicts at their position.
-        norms: what the tokens did to the columns' squared norms, for ``norm_rankings``.
+        columns: of the unit; rows where it is stored (in, out).
+        counts: reading -> token counts of these neurons.
+        predicted: outliers of these neurons by the token that the finished model predicts at their position.
+        norms: what the tokens did to the neurons' squared norms, for ``norm_rankings``.
         key: of the rankings by chance.
     """
     m = material
-    effect = logit_effects(m.params, m.tokens, m.config, unit)[columns]
-    of_unit = model_rankings(m.params, m.tokens, m.predicted, m.config, unit, m.reference)
+    effect = logit_effects(m.graph, m.params, (m.tokens,), unit)[columns]
+    of_unit = model_rankings(m.graph, m.params, m.tokens, m.predicted, unit, m.reference)
     model = {name: scores[columns] for name, scores in of_unit}
     kinds: dict[str, Iterable[tuple[str, Tensor]]] = {
         "record": chain(record_rankings(counts, m.reference), norm_rankings(norms, m.reference)),
@@ -175,25 +175,26 @@ def joint_rankings(
 
 
 def model_rankings(
+    graph: Graph,
     params: Params,
     tokens: Int[Tensor, "n C"],
     predictions: Int[Tensor, "n C"],
-    config: Config,
     unit: str,
     reference: Int[Tensor, "V"],
 ) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
-    """What the finished model says of all columns of a unit in the MLP.
+    """What the finished model says of all inputs of a unit in the MLP.
 
     Args:
-        params, config: the model.
+        graph, params: the model.
         tokens: of some training data.
         predictions: of the model for them.
-        unit: linear1 or linear2 of a layer.
+        unit: an MLP's input or output projection.
         reference: counts of the training data.
     """
-    width, effect = params[unit].shape[1], logit_effects(params, tokens, config, unit)
-    by_input = activations_by_token(params, tokens, config, unit)
-    by_prediction = activations_by_token(params, tokens, config, unit, labels=predictions)
+    effect, axis = logit_effects(graph, params, (tokens,), unit), input_axis(graph, unit)
+    width = len(effect)
+    by_input = activations_by_token(graph, params, (tokens,), unit, axis)
+    by_prediction = activations_by_token(graph, params, (tokens,), unit, axis, labels=predictions)
     often = by_prediction.count.double()
     moved = (effect * by_prediction.mean.T).abs()  # of each token's logit, where it is the prediction
     yield "token frequency", frequency_scores(reference, width)

@@ -1,27 +1,40 @@
 """Ablating many neurons one at a time, with the predictions of ``neurons.zero``, some tens of times faster.
 
-Of the definition, a forward pass a neuron, nine tenths are the unembedding. Here the intact model runs once; an
-ablation starts at its own operation, where it adds to the output one number a position times one direction, runs the
-layers above for all neurons of a unit together, only for data in which the neuron does anything; and an upper bound on
-the other logits (``_argmax_bound``) proves for most positions that the prediction stays, so that the unembedding runs
-only where that is in doubt.
+Of the definition, a forward pass a neuron, nine tenths are the head. Here the intact model runs once; an ablation
+starts at its own operation, where it adds to the output one number a position times one direction (of a convolution, a
+channel's patch times its kernel), runs what depends on that for all neurons of a unit together, only for data in which
+the neuron does anything; and an upper bound on the other logits (``_argmax_bound``) proves for most positions that the
+prediction stays, so that the head runs only where that is in doubt. Units that are used in several places, by the head,
+or by another kind of operation are ablated as the definition says.
 
 Rounding: where two logits are so close that it could decide, ``neurons.predictions`` itself is asked. So the answer is
 the definition's, up to what its own sums depend on in the last place: how many positions are multiplied at once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, fx
 
-from devinterp_func import models, units
-from devinterp_func.models import Config
-from devinterp_func.neurons._ablation import Replacement, predictions, zero
-from devinterp_func.neurons._argmax_bound import compare_margins, decide, measure_margins, tolerance
-from devinterp_func.neurons._neuron import Axis, Neuron, operation_of
+from devinterp_func.graph import (
+    Graph,
+    Operation,
+    Pass,
+    Side,
+    below_head,
+    check_batch,
+    decode,
+    forward,
+    n_positions,
+    operation,
+    resume,
+    resume_needs,
+)
+from devinterp_func.neurons._ablation import Replacement, blocks, predictions, zero
+from devinterp_func.neurons._argmax_bound import Rounding, compare_margins, decide, measure_margins, rounding
+from devinterp_func.neurons._neuron import Axis, Neuron, dimension, require
 from devinterp_func.tree import Params
 
 TOGETHER = 64  # neurons run at once
@@ -59,63 +72,51 @@ class Group(NamedTuple):
 
     unit: str
     axis: Axis
-    operation: str
     number: Int[Tensor, "g"]  # in the list that was given
     index: Int[Tensor, "g"]  # type: ignore[assignment]  # in the unit
 
 
+Values = Sequence[Float[Tensor, "n _"]]
+"""What each neuron's activation becomes at its operation's positions, of ``neurons.replacements``."""
+
+
 def sweep(
-    params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
-    neurons: Sequence[Neuron],
-    values: Float[Tensor, "n C G"] | None = None,
+    graph: Graph, params: Params, batch: tuple[Any, ...], neurons: Sequence[Neuron], values: Values | None = None
 ) -> Sweep:
     """All positions at which ablating a neuron changes the prediction, for each neuron by itself.
 
     Args:
-        params: weights.
-        tokens: input tokens.
-        config: the model.
-        neurons: of any 2-D weights in the layers, columns and rows.
+        graph, params: the model.
+        batch: data; may be cut short, such as ``(tokens,)``.
+        neurons: of any units, columns and rows.
         values: of ``neurons.replacements``, what each neuron's activation becomes; None zeroes its weights.
 
     Raises:
-        ValueError: no layer has such a neuron; what there is is named.
+        ValueError: there is no such neuron, or the model has no head; what there is is named.
     """
-    return join_sweeps(sweep_in_parts(params, tokens, config, neurons, values))
+    return join_sweeps(sweep_in_parts(graph, params, batch, neurons, values))
 
 
 def sweep_in_parts(
-    params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
-    neurons: Sequence[Neuron],
-    values: Float[Tensor, "n C G"] | None = None,
+    graph: Graph, params: Params, batch: tuple[Any, ...], neurons: Sequence[Neuron], values: Values | None = None
 ) -> Iterator[Sweep]:
     """``sweep`` a few data at a time, in order, for a progress bar; ``join_sweeps`` puts the parts together."""
-    groups, least = _groups(params, neurons), tolerance(params, config)
-    for rows in models.logit_blocks(tokens, config):
-        replaced = None if values is None else values[rows]
-        part = _sweep(params, tokens[rows], config, neurons, groups, least, replaced)
-        yield part._replace(position=part.position + rows.start * tokens.shape[1])
+    groups, least, leaves = _groups(graph, neurons), rounding(graph, params), check_batch(graph, batch)
+    for rows in blocks(graph, len(leaves[0]), TOGETHER):
+        replaced = None if values is None else [own[rows] for own in values]
+        part = _sweep(graph, params, tuple(leaf[rows] for leaf in leaves), neurons, groups, least, replaced)
+        yield part._replace(position=part.position + rows.start * n_positions(graph))
 
 
 def sweep_naive(
-    params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
-    neurons: Sequence[Neuron],
-    values: Float[Tensor, "n C G"] | None = None,
+    graph: Graph, params: Params, batch: tuple[Any, ...], neurons: Sequence[Neuron], values: Values | None = None
 ) -> Sweep:
     """``sweep`` by a forward pass for each neuron: the definition."""
-    intact = predictions(params, tokens, config).flatten()
+    intact = predictions(graph, params, batch).flatten()
     parts = []
     for number, neuron in enumerate(neurons):
-        operation_of(params, neuron)
-        after = _predictions(params, tokens, config, neuron, None if values is None else values[..., number]).flatten()
-        position = (after != intact).nonzero().squeeze(1)
-        parts.append((torch.full_like(position, number), position, intact[position], after[position]))
+        after = _predictions(graph, params, batch, neuron, None if values is None else values[number]).flatten()
+        parts.append(_flips(torch.tensor(number), intact, after))
     pairs = len(neurons) * len(intact)
     columns = [torch.cat(part) for part in zip((intact[:0],) * 4, *parts, strict=True)]
     return Sweep(columns[0], columns[1], columns[2], columns[3], intact, Work(pairs, pairs, pairs, pairs))
@@ -151,38 +152,51 @@ def flip_counts(sweep: Sweep, n_neurons: int, vocab_size: int) -> tuple[Int[Tens
 # ---- a block of data
 
 
+Columns = tuple[Int[Tensor, "m"], Int[Tensor, "m"], Int[Tensor, "m"], Int[Tensor, "m"]]
+"""Neuron, position, before and after of flips."""
+
+
 @torch.no_grad()
 def _sweep(
+    graph: Graph,
     params: Params,
-    tokens: Int[Tensor, "b C"],
-    config: Config,
+    batch: tuple[Tensor, ...],
     neurons: Sequence[Neuron],
     groups: list[Group],
-    tolerance: float,
-    values: Float[Tensor, "b C G"] | None,
+    least: Rounding,
+    values: Values | None,
 ) -> Sweep:
-    watch = {name for group in groups for name in (group.operation, *models.resume_needs(group.operation))}
-    (intact_pass,) = models.forward(params, tokens, config, watch=watch, blocks=[slice(None)])
-    stream, seen = intact_pass.stream, intact_pass.seen
-    logits = models.decode(params, stream.flatten(0, 1))
+    quick = {group.unit for group in groups if _is_quick(graph, group.unit)}
+    needs = {name for unit in quick for name in resume_needs(graph, unit)} | {_reads(graph, unit) for unit in quick}
+    (known,) = forward(graph, params, batch, watch=quick, keep=needs, blocks=[slice(None)])
+    assert known.stream is not None
+    stream = known.stream.flatten(0, 1)
+    logits = decode(graph, params, stream)
     intact = logits.argmax(1)
-    measured = measure_margins(params, stream.flatten(0, 1), logits)
-    flips, work = [(intact[:0],) * 4], [0, 0, 0]
+    measured = measure_margins(graph, params, stream, logits)
+    flips: list[Columns] = [(intact[:0],) * 4]
+    work = [0, 0, 0]
     for group in groups:
-        for members in torch.arange(len(group.index)).split(TOGETHER):
+        for members in torch.arange(len(group.index)).split(TOGETHER if group.unit in quick else 1):
             numbers = group.number[members]
-            replaced = None if values is None else values[..., numbers]
-            changed = _ablated(params, config, group, group.index[members], stream, seen, replaced).flatten(1, 2)
-            moved = (changed != measured.stream).any(-1)
-            suspects = compare_margins(params, measured, changed, moved, tolerance)
+            replaced = None if values is None else [values[number] for number in numbers.tolist()]
+            if group.unit not in quick:
+                own = None if replaced is None else replaced[0]
+                after = _predictions(graph, params, batch, neurons[int(numbers)], own).flatten()
+                flips.append(_flips(numbers, intact, after))
+                work = [count + len(intact) for count in work]
+                continue
+            changed = _ablated(graph, params, group, group.index[members], known, replaced).flatten(1, 2)
+            moved = (changed != stream).any(-1)
+            suspects = compare_margins(graph, params, measured, changed, moved, least)
             token, doubt = suspects.token.clone(), (~suspects.proven).nonzero().squeeze(1)
             row, position = suspects.row[doubt], suspects.position[doubt]
-            token[doubt], clear = decide(params, changed[row, position], tolerance)
+            token[doubt], clear = decide(graph, params, changed[row, position], suspects.tolerance[doubt])
             for i in (~clear).nonzero().squeeze(1).tolist():
-                datum, at = divmod(int(position[i]), tokens.shape[1])
-                number = int(numbers[row[i]])
-                value = None if values is None else values[datum : datum + 1, :, number]
-                (after,) = _predictions(params, tokens[datum : datum + 1], config, neurons[number], value)
+                datum, at = divmod(int(position[i]), n_positions(graph))
+                one = tuple(leaf[datum : datum + 1] for leaf in batch)
+                value = None if replaced is None else replaced[int(row[i])][datum : datum + 1]
+                (after,) = _predictions(graph, params, one, neurons[int(numbers[row[i]])], value)
                 token[doubt[i]] = after[at]
             flipped = token != intact[suspects.position]
             where = suspects.position[flipped]
@@ -193,48 +207,88 @@ def _sweep(
     return Sweep(columns[0], columns[1], columns[2], columns[3], intact, Work(len(neurons) * len(intact), *work))
 
 
+def _flips(number: Int[Tensor, "*one"], intact: Int[Tensor, "p"], after: Int[Tensor, "p"]) -> Columns:
+    """The positions at which a neuron's ablation changes the prediction."""
+    position = (after != intact).nonzero().squeeze(1)
+    return number.expand(len(position)), position, intact[position], after[position]
+
+
 def _predictions(
-    params: Params,
-    tokens: Int[Tensor, "n C"],
-    config: Config,
-    neuron: Neuron,
-    values: Float[Tensor, "n C"] | None,
+    graph: Graph, params: Params, batch: tuple[Any, ...], neuron: Neuron, values: Float[Tensor, "n _"] | None
 ) -> Int[Tensor, "n C"]:
     """The definition: predictions with one neuron ablated."""
     if values is None:
-        return predictions(zero(params, neuron), tokens, config)
-    return predictions(params, tokens, config, Replacement(neuron, values))
+        return predictions(graph, zero(params, neuron), batch)
+    return predictions(graph, params, batch, Replacement(neuron, values))
 
 
-def _groups(params: Params, neurons: Sequence[Neuron]) -> list[Group]:
+def _groups(graph: Graph, neurons: Sequence[Neuron]) -> list[Group]:
     """The neurons by unit and axis."""
-    members: dict[tuple[str, Axis, str], list[tuple[int, int]]] = {}
+    members: dict[tuple[str, Axis], list[tuple[int, int]]] = {}
     for number, neuron in enumerate(neurons):
-        key = (neuron.unit, neuron.axis, operation_of(params, neuron))
-        members.setdefault(key, []).append((number, neuron.index))
+        require(graph.shapes, neuron)
+        members.setdefault((neuron.unit, neuron.axis), []).append((number, neuron.index))
     return [Group(*key, *torch.tensor(pairs).T) for key, pairs in members.items()]
 
 
+def _is_quick(graph: Graph, unit: str) -> bool:
+    """Whether an ablation may start at the unit's operation: weight times input, plus at most a whole bias."""
+    if not below_head(graph, unit):
+        return False
+    node = operation(graph, unit).node
+    uses = [use for use in graph.uses if use.node is node]
+    plain = all(use.kind != "lookup" and use.rows == (0, 0) and use.scale == 1 for use in uses)
+    return plain and sum(isinstance(x, fx.Node) for x in node.args) == 1 + len(uses)
+
+
+def _reads(graph: Graph, unit: str) -> str:
+    """Name of what a unit's operation reads."""
+    return operation(graph, unit).x.name
+
+
 def _ablated(
+    graph: Graph,
     params: Params,
-    config: Config,
     group: Group,
     index: Int[Tensor, "N"],
-    stream: Float[Tensor, "b C d"],
-    seen: models.Seen,
-    values: Float[Tensor, "b C N"] | None,
+    known: Pass,
+    values: Values | None,
 ) -> Float[Tensor, "N b C d"]:
     """The stream with each of some neurons of a unit ablated, by itself."""
-    inputs, output = seen[group.operation]
-    weight, bias = (params[name] for name in units.weight_and_bias(group.operation))
-    if group.axis == "in":
-        taken, direction = inputs[..., index] - (0 if values is None else values), weight[:, index].T
-    else:  # a row of zeros still gives its bias
-        taken = output[..., index] - (bias[index] if values is None else values)
-        direction = torch.eye(len(weight)).to(weight)[index]
+    own, (_, output), stream = operation(graph, group.unit), known.seen[group.unit], known.stream
+    assert stream is not None
+    taken = _taken(own, params, known, own.side(group.axis), index, values)
+    weight = params[group.unit]
+    if own.side(group.axis) == "inputs":
+        direction = weight.index_select(dimension(group.axis), index).movedim(dimension(group.axis), 0)
+        direction = direction.reshape(len(index), output.shape[-1], -1).mT  # (N, k, o)
+    else:
+        direction = torch.eye(output.shape[-1]).to(weight)[index][:, None]
     changed = stream.expand(len(index), *stream.shape).clone()
-    number, datum = (taken != 0).any(1).T.nonzero(as_tuple=True)  # all others are left as they are
-    lost = taken.permute(2, 0, 1)[number, datum]
-    after = output[datum] - lost[..., None] * direction[number][:, None]
-    changed[number, datum] = models.resume(params, config, group.operation, after, seen, datum)
+    number, datum = (taken != 0).flatten(2).any(2).nonzero(as_tuple=True)  # all others are left as they are
+    if len(number):
+        after = output[datum] - taken[number, datum] @ direction[number]
+        changed[number, datum] = resume(graph, params, group.unit, after, known.values, datum)
     return changed
+
+
+def _taken(
+    own: Operation,
+    params: Params,
+    known: Pass,
+    side: Side,
+    index: Int[Tensor, "N"],
+    values: Values | None,
+) -> Float[Tensor, "N b C k"]:
+    """What is taken from each of some neurons at its operation's positions: k numbers, the size of its kernel."""
+    inputs, output = known.seen[own.unit]
+    if side == "outputs":  # a row of zeros still gives its bias
+        rest = 0 if own.bias is None else params[own.bias][index, None, None]
+        return (output[..., index].permute(2, 0, 1) - (rest if values is None else torch.stack([*values])))[..., None]
+    lost = inputs[..., index].permute(2, 0, 1) - (0 if values is None else torch.stack([*values]))
+    if own.use.kind == "linear":
+        return lost[..., None]
+    x, dims = known.values[own.x.name], len(own.use.shape) - 2
+    assert own.use.inputs is not None
+    patches = own.use.inputs(lost.reshape(-1, *x.shape[1 : -1 - dims], 1, *x.shape[-dims:]))
+    return patches.unflatten(0, lost.shape[:2])

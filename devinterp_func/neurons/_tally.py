@@ -9,7 +9,7 @@ Interpretability: Early Experiments on Toy Language Models* (Krzyzanowski and Hu
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Int, Int16, Int32, Int64, Num
 from scipy import sparse
 from torch import Tensor
 
-from devinterp_func.batches import Data
+from devinterp_func.batches import Data, n_data
 from devinterp_func.neurons._neuron import Groups, Neuron
 from devinterp_func.neurons._neuron import groups as columns_of
 from devinterp_func.neurons._outlier_counts import _Block, _blocks, _require
@@ -35,8 +35,8 @@ class Tally(NamedTuple):
     groups: tuple[Neuron | int, ...]  # which they are: neurons, or numbers of parameters
     outliers: Int64[Tensor, "G"]
     events: Int16[Tensor, "N G"]  # steps in which a datum had at least one outlier in the group
-    target: Int32[Tensor, "G V"]  # outliers by the target token at their position
-    input: Int32[Tensor, "G V"]  # the same by the input token there
+    target: Int32[Tensor, "G V"]  # outliers by the target token at their position, or by their datum's class
+    input: Int32[Tensor, "G W"]  # the same by the input token there; W = V for text, else 0
 
     def row(self, group: Neuron | int) -> int:
         """A group's number.
@@ -52,38 +52,48 @@ class Tally(NamedTuple):
 
     def __repr__(self) -> str:
         (N, G), V = self.events.shape, self.target.shape[1]
-        return f"Tally of {int(self.outliers.sum()):,} outliers in {G:,} groups by {N:,} data and {V:,} tokens"
+        labels = f"{V:,} tokens" if self.input.shape[1] or not V else f"{V:,} classes"
+        return f"Tally of {int(self.outliers.sum()):,} outliers in {G:,} groups by {N:,} data" + (
+            f" and {labels}" if V else ""
+        )
 
 
 # ---- groups and their tokens
 
 
-def tally(shards: Iterable[Shard], data: Data, groups: Groups | Shapes, vocab_size: int) -> Tally:
+def tally(
+    shards: Iterable[Shard],
+    data: Any,
+    groups: Groups | Shapes,
+    vocab_size: int = 0,
+    classes: Int64[Tensor, "N"] | None = None,
+) -> Tally:
     """Outliers, attributed data and tokens of every group, in one pass over the record.
 
     Args:
         shards: the record, such as ``run.shards()``.
-        data: the run's training data, which the record's datum ids number.
+        data: the run's training data, which the record's datum ids number; of any kind.
         groups: of ``neurons.groups``; the captured units stand for their columns.
-        vocab_size: V.
+        vocab_size: V, of tokens or classes; 0 where the data have neither.
+        classes: of data that are no text: a class each, which stands at all their positions.
 
     Returns:
-        The tally. A datum's event is one step, however many of the group's parameters it moved there.
+        The tally. A datum's event is one step, however many of the group's parameters it moved there. Only text has a
+        table of inputs, and without text and classes there is no table of targets.
 
     Raises:
         ValueError: a parameter number or a group is beyond ``groups``, a token is beyond ``vocab_size``, or a datum id
             or token position is one that the data do not have, as they are not the run's.
     """
     groups = groups if isinstance(groups, Groups) else columns_of(groups)
-    (N, C), G, V = data.tokens.shape, len(groups.members), vocab_size
+    N, G = n_data(data), len(groups.members)
     _require("group", groups.of[groups.of != -1], G, f"there are {G} groups, and -1 stands for none")
-    for tokens in data:
-        _require_tokens(tokens, V)
+    labels = _labels_of(data, classes, vocab_size)
     outliers = torch.zeros(G, dtype=torch.int64)
     events, seen = torch.zeros(N, G, dtype=torch.int16), torch.zeros(N, dtype=torch.int64)
-    target, input = (torch.zeros(G * V, dtype=torch.int32) for _ in range(2))
+    tables = [torch.zeros(G * vocab_size, dtype=torch.int32) for _ in labels]
     for block in _blocks(shards, flags=G):
-        _require_ours(block, data, len(groups.of))
+        _require_ours(block, N, labels, len(groups.of))
         seen += torch.bincount(block.datum, minlength=N)
         block, group = _grouped(block, groups.of)
         outliers += torch.bincount(group, minlength=G)
@@ -91,11 +101,14 @@ def tally(shards: Iterable[Shard], data: Data, groups: Groups | Shapes, vocab_si
         flags.view(-1)[block.row * G + group] = 1
         events.index_add_(0, block.datum, flags)
         one = torch.ones_like(group, dtype=torch.int32)
-        for table, tokens in ((target, data.targets), (input, data.tokens)):
-            token = tokens[block.datum].flatten()[block.row * C + block.position]
-            table.scatter_add_(0, group * V + token, one)
+        for table, label in zip(tables, labels, strict=True):
+            C = label.shape[1]
+            at = block.row * C + (block.position if C > 1 else 0)
+            table.scatter_add_(0, group * vocab_size + label[block.datum].flatten()[at], one)
     _require_int16(seen)
-    return Tally(groups.members, outliers, events, target.view(G, V), input.view(G, V))
+    nothing = torch.zeros(G, 0, dtype=torch.int32)
+    target, input = [*(table.view(G, vocab_size) for table in tables), nothing, nothing][:2]
+    return Tally(groups.members, outliers, events, target, input)
 
 
 def bags(events: Num[Tensor, "N G"], data: Data, vocab_size: int) -> Num[Tensor, "G V"]:
@@ -157,17 +170,31 @@ def _grouped(block: _Block, groups: Int[Tensor, "P"]) -> tuple[_Block, Int64[Ten
     return block._replace(**kept), group[inside]
 
 
+def _labels_of(data: Any, classes: Int64[Tensor, "N"] | None, vocab_size: int) -> list[Int64[Tensor, "N C"]]:
+    """Target and input tokens of text; of other data their classes, if there are any, at one position each."""
+    if isinstance(data, Data) and classes is None:
+        labels = [data.targets, data.tokens]
+    else:
+        labels = [] if classes is None else [classes[:, None]]
+    for own in labels:
+        _require_tokens(own, vocab_size)
+        if len(own) != n_data(data):
+            raise ValueError(f"there are {len(own)} classes for {n_data(data)} data; there must be one for each")
+    return labels
+
+
 def _require_tokens(tokens: Int[Tensor, "*M"], vocab_size: int) -> None:
     _require("token", tokens, vocab_size, f"vocab_size is {vocab_size}")
 
 
-def _require_ours(block: _Block, data: Data, n_parameters: int) -> None:
+def _require_ours(block: _Block, n: int, labels: list[Int64[Tensor, "N C"]], n_parameters: int) -> None:
     """The block's numbers are within the groups and the data."""
-    N, C = data.tokens.shape
     _require("parameter", block.parameter, n_parameters, f"groups has {n_parameters} entries, one for each parameter")
     not_ours = "so these are not the data that the record was made with"
-    _require("datum", block.datum, N, f"there are {N} data, {not_ours}")
-    _require("token position", block.position, C, f"a datum has {C} tokens, {not_ours}")
+    _require("datum", block.datum, n, f"there are {n} data, {not_ours}")
+    if len(labels) > 1:
+        C = labels[0].shape[1]
+        _require("token position", block.position, C, f"a datum has {C} tokens, {not_ours}")
 
 
 def _require_int16(seen: Int64[Tensor, "N"]) -> None:

@@ -1,24 +1,26 @@
 """Gradients of each example: the definition, one-pass capture as factors, and exact outliers."""
 
 from devinterp_func.per_example._capture import Capture, capture
-from devinterp_func.per_example._cross_entropy import VOCABULARY_BLOCK, losses
+from devinterp_func.per_example._check import capture_missed
+from devinterp_func.per_example._cross_entropy import VOCABULARY_BLOCK, data_losses, losses
 from devinterp_func.per_example._definition import grads
 from devinterp_func.per_example._factors import (
     Bias,
+    Dense,
     Factor,
     Gain,
     Lookup,
     Outer,
-    amounts,
-    contributions,
-    delta_norms,
+    Sum,
     form,
     gradients,
+    join,
+    n_data,
+    n_positions,
     scale_factors,
     shape_of,
     size_of,
     take_data,
-    token_gradients,
     total,
 )
 from devinterp_func.per_example._outliers import (
@@ -33,28 +35,36 @@ from devinterp_func.per_example._outliers import (
     top_k_of_step,
     workspace,
 )
+from devinterp_func.per_example._products import amounts, contributions, delta_norms, token_gradients
 
 __all__ = [
     "Bias",
     "Capture",
+    "Dense",
     "Factor",
     "Gain",
     "Lookup",
     "Outer",
     "Outliers",
     "Per",
+    "Sum",
     "VOCABULARY_BLOCK",
     "amounts",
     "capture",
+    "capture_missed",
     "contributions",
+    "data_losses",
     "delta_norms",
     "form",
     "form_flat",
     "form_units",
     "gradients",
     "grads",
+    "join",
     "leading_positions",
     "losses",
+    "n_data",
+    "n_positions",
     "scale_factors",
     "select",
     "shape_of",

@@ -1,36 +1,52 @@
 """Gradients of each example apart: ``grads``, the definition, and ``capture``, the same numbers in one backward pass.
 
-For a linear map with input a[j,k] and back-signal b[j,k] (datum j, token position k), datum j's weight gradient is
+For a linear map with input a[j,k] and back-signal b[j,k] (datum j, position k), datum j's weight gradient is
 Σ_k b[j,k] ⊗ a[j,k] and its bias gradient Σ_k b[j,k]. So (a, b) is a lossless factorisation of all per-example
-gradients, and each term of the sum says which token position moved the weight. ``capture`` adds a zero "probe" to the
-output of every parametrised operation and differentiates with respect to the probes alone: that gives every b, the
-forward pass every a. (Goodfellow 2015, *Efficient per-example gradient computations*; Dangel et al. 2020, *BackPACK*.)
+gradients, and each term of the sum says which position moved the weight. ``capture`` adds a zero "probe" to the output
+of every operation of the graph that uses a parameter and differentiates with respect to the probes alone: that gives
+every b, the forward pass every a. A parameter with a use that has no such form is given to each datum as its own copy.
+(Goodfellow 2015, *Efficient per-example gradient computations*; Dangel et al. 2020, *BackPACK*.)
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange, reduce
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch.func import vjp, vmap
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, fx
 
 from devinterp_func import checks, tree
-from devinterp_func.models import Config, Masks, stream
-from devinterp_func.per_example._cross_entropy import check_batch, decoder_factors, head_gradients
-from devinterp_func.per_example._factors import Bias, Factor, Gain, Lookup, Outer
-from devinterp_func.tree import Params
-from devinterp_func.units import (
-    EMBEDDING,
-    UNEMBEDDING,
-    UNEMBEDDING_BIAS,
-    Patterns,
+from devinterp_func.graph import (
+    Graph,
+    Masks,
+    Probed,
+    Use,
+    check_batch,
+    check_masks,
     choose,
-    is_norm,
-    operation,
-    weight_and_bias,
+    head_rows,
+    in_order,
+    run_probed,
 )
+from devinterp_func.per_example._cross_entropy import head_factors, head_gradients
+from devinterp_func.per_example._factors import (
+    Bias,
+    Dense,
+    Factor,
+    Gain,
+    Lookup,
+    Outer,
+    add_total,
+    join,
+    scale,
+    size_of,
+    some_values,
+    total,
+)
+from devinterp_func.tree import Params
+from devinterp_func.units import Patterns
 
 
 class Capture(NamedTuple):
@@ -50,94 +66,143 @@ class Capture(NamedTuple):
 
 @torch.no_grad()
 def capture(
+    graph: Graph,
     params: Params,
-    tokens: Int[Tensor, "n C"],
-    targets: Int[Tensor, "n C"],
-    config: Config,
+    *batch: Any,
     masks: Masks | None = None,
     units: Patterns = (),
     buffer: Float[Tensor, "V nC"] | None = None,
 ) -> Capture:
-    """The numbers of ``vmap(grad(models.loss))`` in one ordinary backward pass.
+    """The numbers of ``vmap(grad(loss))`` in one ordinary backward pass.
 
     Args:
-        params: parameters of ``models.init``.
-        tokens: input tokens.
-        targets: next tokens.
-        config: the model.
-        masks: dropout masks, each with a leading n, or None.
-        units: which parameters get factors, as name patterns (``units.choose``).
+        graph: of the loss of one example, ``graph.of``.
+        params: every parameter by name.
+        batch: the data, each tensor with a leading n.
+        masks: dropout masks of ``graph.draw_masks``, each with a leading n; none for no dropout.
+        units: which parameters get factors, as name patterns (``graph.choose``).
         buffer: scratch for the logits, to spare an allocation of V·n·C numbers; its contents are overwritten.
 
     Raises:
         RuntimeError: within torch's inference mode.
         TypeError: float16 parameters, in which the softmax would underflow.
-        ValueError: a token that the vocabulary lacks, a pattern that matches no parameter, a buffer of another shape.
+        ValueError: parameters or data do not fit the graph, an id is out of range, a pattern matches no parameter, or
+            a buffer is of another shape.
     """
     checks.gradients_allowed()
-    check_batch(params, tokens, targets, config, buffer)
-    wanted = choose(params, units)
-    inputs, pull, final = _forward(params, tokens, config, masks)
-    head = head_gradients(params, final, targets, buffer)
-    (signals,) = pull(head.stream_signals)
-    factors = {name: factor for op in inputs for name, factor in _factors(op, inputs[op], signals[op], params)}
-    mean_grads = {name: _mean_gradient(factor) for name, factor in factors.items()} | head.mean_grads
-    if UNEMBEDDING in wanted or UNEMBEDDING_BIAS in wanted:
-        factors |= decoder_factors(final, head)
-    return Capture(
-        reduce(head.losses, "n C -> n", "mean"),
-        {name: mean_grads[name] for name in params},
-        {name: factors[name] for name in wanted},
-    )
+    params, wanted = in_order(graph, params), choose(graph, units)
+    leaves, head = check_batch(graph, batch), graph.head
+    if len(leaves) != len(graph.example):
+        raise ValueError(f"the batch has {len(leaves)} tensors; an example of this graph has {len(graph.example)}")
+    if not len(leaves[0]):
+        raise ValueError("the batch has no data; it must have at least one")
+    check_masks(graph, masks, len(leaves[0]))
+    if buffer is not None and head is None:
+        raise ValueError("a buffer is for logits, and this loss has no head; leave it out")
+    if head is None:
+        probed = run_probed(graph, params, leaves, masks, graph.trace.output, None)
+        losses = probed.value
+        signals, dense = probed.pull(torch.ones_like(losses))
+        means, parts = Params(), dict[str, list[Factor]]()
+    else:
+        probed = run_probed(graph, params, leaves, masks, head.stream, head.targets)
+        assert probed.targets is not None
+        found = head_gradients(graph, params, leaves, head_rows(graph, probed.value), probed.targets, buffer)
+        losses, means = found.losses, found.mean_grads
+        signals, dense = probed.pull(_to_stream(graph, found.stream_signals, probed.value))
+        asked = {head.weight, head.bias} & set(wanted)
+        parts = {name: [factor] for name, factor in head_factors(head, found).items()} if asked else {}
+    uses: dict[str, list[Factor]] = {}
+    for use in graph.uses:
+        if use.node in signals:
+            uses.setdefault(use.unit, []).append(_factor(use, probed, signals[use.node]))
+    uses |= {name: [Dense(gradients)] for name, gradients in dense.items()}
+    uses |= {name: [_nothing(params[name], len(losses))] for name in graph.unused}
+    means = _add_up(params, means, uses, len(losses))
+    return Capture(losses, means, {name: join((*uses.get(name, ()), *parts.get(name, ()))) for name in wanted})
 
 
-def _forward(
-    params: Params, tokens: Int[Tensor, "n C"], config: Config, masks: Masks | None
-) -> tuple[dict[str, Tensor], Callable[..., Any], Float[Tensor, "n C d"]]:
-    """Inputs of every parametrised operation, the pull-back to their outputs, and the final stream."""
-
-    def one(tokens: Tensor, masks: Masks | None, probes: Params) -> tuple[Tensor, Params]:
-        inputs: Params = {}
-
-        def tap(name: str, x: Tensor, y: Tensor) -> Tensor:
-            inputs[name] = x
-            return y + probes[name]
-
-        return stream(params, tokens, config, masks, tap), inputs
-
-    zero = params[UNEMBEDDING].new_zeros(())  # expanded: probes take no memory
-    probes = {name: zero.expand(*tokens.shape, width) for name, width in _operations(params)}
-    in_dims = (0, None if masks is None else 0, 0)
-    # torch's annotation leaves has_aux out
-    final, pull, inputs = vjp(  # type: ignore[misc]
-        lambda probes: vmap(one, in_dims)(tokens, masks, probes), probes, has_aux=True
-    )
-    return inputs, pull, final
+def _to_stream(graph: Graph, signals: Float[Tensor, "n C d"], like: Tensor) -> Tensor:
+    """Signals at the head's positions as signals at the node that its linear map reads."""
+    head = graph.head
+    assert head is not None
+    if head.rows is None:
+        return signals.reshape(like.shape)
+    flat = torch.zeros_like(like).reshape(len(like), -1, head.width)
+    return flat.index_add_(1, head.rows.to(flat.device), signals).reshape(like.shape)
 
 
-def _operations(params: Params) -> list[tuple[str, int]]:
-    """Every parametrised operation below the unembedding and its output width."""
-    weights = [name for name in params if name.endswith("weight") and name != UNEMBEDDING]
-    return [(operation(name), params[name].shape[-1 if name == EMBEDDING else 0]) for name in weights]
+def _add_up(params: Params, head: Params, uses: Mapping[str, list[Factor]], n: int) -> Params:
+    """The batch gradient of every parameter: the head's, and the mean over the data of what ``form`` would give."""
+    means = {}
+    for name in params:
+        parts = list(uses.get(name, ()))
+        mean = head[name] if name in head else _mean(parts.pop(), n)
+        means[name] = reduce(lambda out, part: _mean(part, n, out), parts, mean)
+    return means
 
 
-def _factors(op: str, inputs: Tensor, signals: Tensor, params: Params) -> list[tuple[str, Factor]]:
-    weight, bias = weight_and_bias(op)
-    if weight == EMBEDDING:
-        return [(weight, Lookup(inputs, signals, len(params[weight])))]
-    return [(weight, Gain(inputs, signals) if is_norm(weight) else Outer(inputs, signals)), (bias, Bias(signals))]
+def _mean(factor: Factor, n: int, out: Tensor | None = None) -> Tensor:
+    """The mean of a factor's gradients over the data; added to ``out`` if given.
+
+    What has fewer numbers is divided, so that of a table that is looked up no second one is made.
+    """
+    if some_values(factor).numel() < size_of(factor):
+        factor = scale(factor, 1 / n)
+        return total(factor) if out is None else add_total(out, factor)
+    mean = total(factor).div_(n)
+    return mean if out is None else out.add_(mean)
 
 
-def _mean_gradient(factor: Factor) -> Tensor:
-    """The batch gradient of a unit: mean over the data of the gradients that ``form`` would give."""
-    n = len(factor.signals)
-    signals = rearrange(factor.signals, "n C o -> (n C) o") / n
-    match factor:
-        case Outer(inputs, _):
-            return signals.mT @ inputs.flatten(0, 1)
-        case Bias():
-            return signals.sum(0)
-        case Gain(inputs, _):
-            return (signals * inputs.flatten(0, 1)).sum(0)
-        case Lookup(tokens, _, rows):
-            return signals.new_zeros(rows, signals.shape[-1]).index_add_(0, tokens.flatten(), signals)
+def _nothing(weight: Tensor, n: int) -> Dense:
+    """The gradients of a parameter that the loss does not read."""
+    return Dense(weight.new_zeros(()).expand(n, *weight.shape))
+
+
+# ---- one use
+
+
+def _factor(use: Use, probed: Probed, signal: Tensor) -> Factor:
+    """What a use makes of its parameter's gradients."""
+    signals = use.outputs(signal)
+    signals = signals * use.scale if use.scale != 1 else signals
+    match use.kind:
+        case "lookup":
+            return _lookup(use, probed, signal, signals)
+        case "bias":
+            return Bias(_padded(signals, use.rows), _shape(use, 1))
+        case "gain":
+            x = probed.standard[use.node] if use.x is None else probed.inputs[use.x]
+            inputs = _read(use, x).expand_as(signals)
+            return Gain(_padded(inputs, use.rows), _padded(signals, use.rows), _shape(use, 1))
+    inputs = _read(use, _input(use, probed.inputs))
+    inputs, signals = _padded(inputs, use.columns), _padded(signals, use.rows)
+    sides = (signals, inputs) if use.transposed else (inputs, signals)
+    return Outer(*sides, _shape(use, 2))
+
+
+def _lookup(use: Use, probed: Probed, signal: Tensor, signals: Tensor) -> Lookup:
+    ids = _read(use, signal if use.x is None else probed.inputs[use.x])
+    if use.padding is not None:  # torch gives the row of the padding id no gradient
+        signals = signals * (ids != use.padding)[..., None]
+    return Lookup(ids, signals, use.shape[0])
+
+
+def _read(use: Use, x: Tensor) -> Tensor:
+    assert use.inputs is not None
+    return use.inputs(x)
+
+
+def _input(use: Use, inputs: Mapping[fx.Node, Tensor]) -> Tensor:
+    assert use.x is not None
+    return inputs[use.x]
+
+
+def _padded(rows: Tensor, part: tuple[int, int]) -> Tensor:
+    """Rows of a part of a unit as rows of the unit."""
+    return F.pad(rows, part) if any(part) else rows
+
+
+def _shape(use: Use, dims: int) -> tuple[int, ...] | None:
+    """The unit's shape, where its factor's sides do not say it."""
+    return None if len(use.shape) == dims and use.kind != "conv" else use.shape

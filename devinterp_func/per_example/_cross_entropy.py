@@ -1,102 +1,172 @@
-"""The fused vocabulary head: cross entropy of logits = W_U h + b and its gradients, a block of words at a time."""
+"""The fused head: cross entropy of logits = W h + b and its gradients, a block of classes at a time."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import vmap
+from torch.func import vjp
 
 from devinterp_func import checks
-from devinterp_func.models import Config, stream
+from devinterp_func.graph import Graph, Head, check_batch, head_rows, run, run_tail
 from devinterp_func.per_example._factors import Bias, Factor, Outer
 from devinterp_func.tree import Params
-from devinterp_func.units import UNEMBEDDING, UNEMBEDDING_BIAS
 
-VOCABULARY_BLOCK = 1024  # rows of W_U at a time on a CPU: (1024, n·C) logits stay in cache between product and exp
+VOCABULARY_BLOCK = 1024  # rows of W at a time on a CPU: (1024, n·C) logits stay in cache between product and exp
 
 
 @torch.no_grad()
 def losses(
-    params: Params,
-    tokens: Int[Tensor, "n C"],
-    targets: Int[Tensor, "n C"],
-    config: Config,
-    buffer: Float[Tensor, "V nC"] | None = None,
+    graph: Graph, params: Params, *batch: Any, buffer: Float[Tensor, "V nC"] | None = None
 ) -> Float[Tensor, "n C"]:
-    """Cross entropy in nats at every position, without dropout: ``capture``'s forward half, for evaluation.
+    """Cross entropy in nats at every position that the head reads, without dropout; without a head each datum's loss.
+
+    Args:
+        graph, params: the model.
+        batch: data, each tensor with a leading n.
+        buffer: as for ``capture``.
 
     Raises:
         TypeError: float16 parameters, in which the softmax would underflow.
-        ValueError: a token that the vocabulary lacks, or a buffer of another shape.
+        ValueError: the batch does not fit the graph, a target is no class, or a buffer is of another shape.
     """
-    check_batch(params, tokens, targets, config, buffer)
-    final = vmap(lambda example: stream(params, example, config))(tokens)
-    return _losses(params, final.flatten(0, 1), targets, buffer)[0]
+    head = graph.head
+    if head is None:
+        return run(graph, params, batch, [graph.trace.output.name])[graph.trace.output.name][:, None]
+    found = run(graph, params, batch, [head.stream.name, head.targets.name])
+    h = head_rows(graph, found[head.stream.name])
+    return score(head, params, h, found[head.targets.name], buffer).losses
 
 
-def check_batch(params: Params, tokens: Tensor, targets: Tensor, config: Config, buffer: Tensor | None) -> None:
-    """Whether ``losses`` and ``capture`` can take these; raises as they do."""
-    if params[UNEMBEDDING].dtype == torch.float16:
-        raise TypeError("the parameters are torch.float16, whose range is too small; use float32, float64 or bfloat16")
-    for name, ids in (("tokens", tokens), ("targets", targets)):
-        checks.token_ids(name, ids, config.vocab_size)
-    wanted = (config.vocab_size, targets.numel())
-    if buffer is not None and buffer.shape != wanted:
-        raise ValueError(f"buffer is {tuple(buffer.shape)}; for {len(targets)} data it must be {wanted}")
+@torch.no_grad()
+def data_losses(
+    graph: Graph, params: Params, *batch: Any, buffer: Float[Tensor, "V nC"] | None = None
+) -> Float[Tensor, "n"]:
+    """Each datum's loss without dropout; arguments and errors as for ``losses``."""
+    head = graph.head
+    if head is None:
+        return run(graph, params, batch, [graph.trace.output.name])[graph.trace.output.name]
+    found = run(graph, params, batch, [head.stream.name, head.targets.name])
+    h = head_rows(graph, found[head.stream.name])
+    scores = score(head, params, h, found[head.targets.name], buffer)
+    return _weigh(graph, params, check_batch(graph, batch), scores)[0]
 
 
-class Head(NamedTuple):
-    losses: Float[Tensor, "n C"]
+class Scores(NamedTuple):
+    """What the head says of n data at C positions each."""
+
+    losses: Float[Tensor, "n C"]  # 0 where the target is ignored
+    exponentials: Float[Tensor, "V nC"]  # softmax before normalisation
+    total: Float[Tensor, "nC"]  # their sums
+    stream: Float[Tensor, "n C d"]
+    targets: Int[Tensor, "n C"]  # 0 where ignored
+    counts: Float[Tensor, "n C"]  # 1, or 0 where the target is ignored
+
+
+class HeadGradients(NamedTuple):
+    losses: Float[Tensor, "n"]
     stream_signals: Float[Tensor, "n C d"]
     mean_grads: Params
-    exponentials: Float[Tensor, "V nC"]  # softmax before normalisation
-    normaliser: Float[Tensor, "nC"]
-    targets: Int[Tensor, "n C"]
+    scores: Scores
+    weights: Float[Tensor, "n C"]  # of each position in its datum's loss
+
+
+def check_head(head: Head, params: Params) -> None:
+    """Refuses numbers too short for a softmax without its usual shift."""
+    if params[head.weight].dtype == torch.float16:
+        raise TypeError("the parameters are torch.float16, whose range is too small; use float32, float64 or bfloat16")
+
+
+def score(
+    head: Head, params: Params, stream: Float[Tensor, "n C d"], targets: Tensor, buffer: Float[Tensor, "V nC"] | None
+) -> Scores:
+    """Losses at every position, and what they come from."""
+    check_head(head, params)
+    n, C, _ = stream.shape
+    targets = targets.reshape(n, -1)
+    kept = targets != head.ignored
+    checks.token_ids("targets", targets[kept], head.n_classes)
+    wanted = (head.n_classes, n * C)
+    if buffer is not None and buffer.shape != wanted:
+        raise ValueError(f"buffer is {tuple(buffer.shape)}; for {n} data it must be {wanted}")
+    weight, bias = params[head.weight], None if head.bias is None else params[head.bias]
+    h, t = stream.flatten(0, 1), torch.where(kept, targets, 0).flatten()
+    exponentials, total, shift = _exponentials(weight, bias, h, buffer)
+    found = total.log() + shift - (h * weight[t]).sum(1) - (0 if bias is None else bias[t])
+    counts = kept.to(h.dtype)
+    return Scores((found.view(n, C) * counts), exponentials, total, stream, t.view(n, C), counts)
 
 
 def head_gradients(
-    params: Params, final: Float[Tensor, "n C d"], targets: Int[Tensor, "n C"], buffer: Tensor | None
-) -> Head:
-    """Cross entropy and the gradients of logits, W_U and bias together, block by block of the vocabulary.
+    graph: Graph, params: Params, leaves: list[Tensor], stream: Tensor, targets: Tensor, buffer: Tensor | None
+) -> HeadGradients:
+    """Each datum's loss and the gradients of logits, W and bias together, block by block of the classes.
 
-    The logits are written once; softmax's normaliser is folded into the (n·C, d) factors of the products, so that the
-    V·n·C exponentials are never touched again but by matrix products.
+    The logits are written once; softmax's normaliser and each position's weight in its datum's loss are folded into the
+    (n·C, d) factors of the products, so that the V·n·C exponentials are never touched again but by matrix products.
     """
-    weight, bias = params[UNEMBEDDING], params[UNEMBEDDING_BIAS]
-    n, C = len(targets), targets.shape[1]
-    h, t = rearrange(final, "n C d -> (n C) d"), targets.flatten()
-    losses, exponentials, total = _losses(params, h, targets, buffer)
-    normaliser = 1 / (C * total)
+    head = graph.head
+    assert head is not None
+    scores = score(head, params, stream, targets, buffer)
+    losses, weights = _weigh(graph, params, leaves, scores)
+    weight, n = params[head.weight], len(stream)
+    h, t, w = stream.flatten(0, 1), scores.targets.flatten(), weights.flatten()
+    normaliser = w / scores.total
     scaled = h * (normaliser / n)[:, None]
-    d_weight, d_bias = torch.empty_like(weight), torch.empty_like(bias)
+    d_weight, d_bias = torch.empty_like(weight), weight.new_empty(len(weight))
     d_h = torch.zeros_like(h)
     for block in _blocks(weight):
-        torch.mm(exponentials[block], scaled, out=d_weight[block])
-        torch.mv(exponentials[block], normaliser / n, out=d_bias[block])
-        d_h.addmm_(exponentials[block].mT, weight[block])
-    d_weight.index_add_(0, t, h, alpha=-1 / (n * C))
-    d_bias.index_add_(0, t, torch.full_like(normaliser, -1 / (n * C)))
-    d_h = d_h.mul_(normaliser[:, None]).sub_(weight[t], alpha=1 / C)
-    mean_grads = {UNEMBEDDING: d_weight, UNEMBEDDING_BIAS: d_bias}
-    return Head(losses, d_h.view(n, C, -1), mean_grads, exponentials, normaliser, targets)
+        torch.mm(scores.exponentials[block], scaled, out=d_weight[block])
+        if head.bias is not None:
+            torch.mv(scores.exponentials[block], normaliser / n, out=d_bias[block])
+        d_h.addmm_(scores.exponentials[block].mT, weight[block])
+    d_weight.index_add_(0, t, h * (w / -n)[:, None])
+    d_h = d_h.mul_(normaliser[:, None]).sub_(weight[t] * w[:, None])
+    mean_grads = {head.weight: d_weight}
+    if head.bias is not None:
+        mean_grads[head.bias] = d_bias.index_add_(0, t, w / -n)
+    return HeadGradients(losses, d_h.view(stream.shape), mean_grads, scores, weights)
 
 
-def _losses(
-    params: Params, h: Float[Tensor, "nC d"], targets: Int[Tensor, "n C"], buffer: Tensor | None
-) -> tuple[Float[Tensor, "n C"], Float[Tensor, "V nC"], Float[Tensor, "nC"]]:
-    """Losses, and the exponentials and their sums that they come from."""
-    weight, bias, t = params[UNEMBEDDING], params[UNEMBEDDING_BIAS], targets.flatten()
-    exponentials, total, shift = _exponentials(weight, bias, h, buffer)
-    losses = total.log() + shift - (h * weight[t]).sum(1) - bias[t]
-    return losses.view(targets.shape), exponentials, total
+def _weigh(
+    graph: Graph, params: Params, leaves: list[Tensor], scores: Scores
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n C"]]:
+    """Each datum's loss, and the weight of each position in it: the loss's derivative by the position's."""
+    head = graph.head
+    assert head is not None
+    counts = scores.counts
+    if head.reduction == "mean":
+        counts = counts / counts.sum(1, keepdim=True)
+    if head.reduction != "none":
+        reduced = (scores.losses * counts).sum(1)
+    if head.loss is graph.trace.output:
+        return reduced, counts
+    shape = head.loss.meta["val"].shape
+    entropy = scores.losses.reshape(len(counts), *shape) if head.reduction == "none" else reduced
+    losses, pull = vjp(lambda value: run_tail(graph, params, leaves, value), entropy)  # type: ignore[misc]
+    (outer,) = pull(torch.ones_like(losses))
+    return losses, counts * outer.reshape(len(counts), -1)
+
+
+def head_factors(head: Head, found: HeadGradients) -> dict[str, Factor]:
+    """(P − onehot) · weight at every position, V numbers each: only when asked for, and laid out as the logits are."""
+    n = len(found.losses)
+    w = found.weights.flatten()
+    signals = found.scores.exponentials * (w / found.scores.total)  # (V, n·C)
+    target = found.scores.targets.flatten()
+    signals[target, torch.arange(len(target), device=target.device)] -= w
+    rows = signals.unflatten(1, (n, -1)).permute(1, 2, 0)
+    factors: dict[str, Factor] = {head.weight: Outer(found.scores.stream, rows)}
+    return factors if head.bias is None else {**factors, head.bias: Bias(rows)}
+
+
+# ---- the softmax, block by block
 
 
 def _exponentials(
-    weight: Float[Tensor, "V d"], bias: Float[Tensor, "V"], h: Float[Tensor, "nC d"], buffer: Tensor | None
+    weight: Float[Tensor, "V d"], bias: Float[Tensor, "V"] | None, h: Float[Tensor, "nC d"], buffer: Tensor | None
 ) -> tuple[Float[Tensor, "V nC"], Float[Tensor, "nC"], Float[Tensor, "nC"]]:
-    """exp(logit − shift), their sum over the vocabulary, and the shift.
+    """exp(logit − shift), their sum over the classes, and the shift.
 
     exp(logit) loses no precision while it neither overflows nor underflows, so the usual shift by the largest logit,
     one more pass over V·n·C numbers, is made only where a sum shows that it was needed.
@@ -106,17 +176,20 @@ def _exponentials(
     total = _fill(out, weight, bias, h, shift)
     if not bool(((total > 1e-25) & (total < 1e30)).all()):
         for block in _blocks(weight):
-            largest = (weight[block] @ h.mT + bias[block, None]).amax(0)
+            logits = weight[block] @ h.mT
+            largest = (logits if bias is None else logits + bias[block, None]).amax(0)
             shift = largest if block.start == 0 else torch.maximum(shift, largest)
         total = _fill(out, weight, bias, h, shift)
     return out, total, shift
 
 
-def _fill(out: Tensor, weight: Tensor, bias: Tensor, h: Tensor, shift: Tensor) -> Float[Tensor, "nC"]:
+def _fill(out: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor, shift: Tensor) -> Float[Tensor, "nC"]:
     total, transposed = torch.zeros_like(shift), h.mT.contiguous()
     shifted = bool(shift.any())
     for block in _blocks(weight):
-        logits = torch.mm(weight[block], transposed, out=out[block]).add_(bias[block, None])
+        logits = torch.mm(weight[block], transposed, out=out[block])
+        if bias is not None:
+            logits.add_(bias[block, None])
         total += (logits.sub_(shift) if shifted else logits).exp_().sum(0)
     return total
 
@@ -124,13 +197,3 @@ def _fill(out: Tensor, weight: Tensor, bias: Tensor, h: Tensor, shift: Tensor) -
 def _blocks(weight: Float[Tensor, "V d"]) -> list[slice]:
     size = VOCABULARY_BLOCK if weight.device.type == "cpu" else len(weight)
     return [slice(i, min(i + size, len(weight))) for i in range(0, len(weight), size)]
-
-
-def decoder_factors(final: Float[Tensor, "n C d"], head: Head) -> dict[str, Factor]:
-    """(P − onehot)/C at every position, V numbers each: only when asked for, and laid out as the logits are."""
-    n, C = head.targets.shape
-    signals = head.exponentials * head.normaliser  # (V, n·C)
-    target = head.targets.flatten()
-    signals[target, torch.arange(len(target), device=target.device)] -= 1 / C
-    signals = rearrange(signals, "V (n C) -> n C V", n=n)
-    return {UNEMBEDDING: Outer(final, signals), UNEMBEDDING_BIAS: Bias(signals)}

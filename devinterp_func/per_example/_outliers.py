@@ -12,11 +12,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from devinterp_func import tree
-from devinterp_func.per_example._factors import Factor, contributions, form, shape_of, size_of, take_data
+from devinterp_func.per_example._factors import (
+    Factor,
+    form,
+    n_data,
+    n_positions,
+    shape_of,
+    size_of,
+    some_values,
+    take_data,
+)
+from devinterp_func.per_example._products import contributions
 from devinterp_func.tree import Tree
 
 Per = Literal["datum", "step"]
 BLOCK = 64  # the shortest run of numbers whose maximum torch takes at the speed of memory
+CONTRIBUTIONS = 2**24  # numbers that are held at once in search of the leading positions
 
 
 class Outliers(NamedTuple):
@@ -24,7 +35,7 @@ class Outliers(NamedTuple):
 
     parameter: Int[Tensor, "*n k"]  # number among the captured units
     delta: Float[Tensor, "*n k"]
-    position: Int[Tensor, "*n k"]  # token position that contributed most; −1 where unknown
+    position: Int[Tensor, "*n k"]  # position that contributed most; −1 where unknown
     datum: Int[Tensor, "*n k"]  # row in the batch
 
     def __repr__(self) -> str:
@@ -58,7 +69,7 @@ def top_k(deltas: Tree, k: int, per: Per = "datum") -> Outliers:
 def top_k_from_factors(
     factors: dict[str, Factor], k: int, per: Per = "datum", buffer: Float[Tensor, "n P"] | None = None
 ) -> Outliers:
-    """``top_k`` of the deltas whose factors are given, each outlier with the token position that contributed most.
+    """``top_k`` of the deltas whose factors are given, each outlier with the position that contributed most.
 
     Args:
         factors: of deltas, not of gradients: ``optim.delta_factors(capture.factors, info, n)``.
@@ -69,7 +80,7 @@ def top_k_from_factors(
         ValueError, FloatingPointError: as ``top_k``.
     """
     sizes = {name: size_of(factor) for name, factor in factors.items()}
-    n = len(next(iter(factors.values())).signals)
+    n = n_data(next(iter(factors.values())))
     _check(k, sum(sizes.values()), per)
     buffer = workspace(factors, n) if buffer is None else buffer
     parts = []
@@ -88,29 +99,28 @@ def top_k_from_factors(
 
 def workspace(factors: dict[str, Factor], n: int) -> Float[Tensor, "n P"]:
     """Scratch for the flat deltas of n data: a row a datum, padded with zeros to a whole number of blocks."""
-    signals = next(iter(factors.values())).signals
     total = sum(size_of(factor) for factor in factors.values())
-    return signals.new_zeros(n, -(-total // BLOCK) * BLOCK)
+    return some_values(next(iter(factors.values()))).new_zeros(n, -(-total // BLOCK) * BLOCK)
 
 
 def form_flat(factors: dict[str, Factor], buffer: Float[Tensor, "m P"]) -> Float[Tensor, "n P"]:
     """The deltas of n ≤ m data, unit after unit, written into the buffer's first n rows."""
     start = 0
     for factor in factors.values():
-        n, shape = len(factor.signals), shape_of(factor)
-        stop = start + size_of(factor)
-        form(factor, out=buffer[:n, start:stop].unflatten(1, shape))
+        n, stop = n_data(factor), start + size_of(factor)
+        form(factor, out=buffer[:n, start:stop].view(n, *shape_of(factor)))
         start = stop
     return buffer[:n]
 
 
 def form_units(factors: dict[str, Factor]) -> dict[str, Float[Tensor, "n ..."]]:
     """The deltas of all data by unit: views of the numbers that ``top_k_from_factors`` selects from, bit for bit."""
-    flat = form_flat(factors, workspace(factors, len(next(iter(factors.values())).signals)))
+    flat = form_flat(factors, workspace(factors, n_data(next(iter(factors.values())))))
     sizes = [size_of(factor) for factor in factors.values()]
     parts = flat[:, : sum(sizes)].split(sizes, dim=1)
     return {
-        name: part.unflatten(1, shape_of(factor)) for (name, factor), part in zip(factors.items(), parts, strict=True)
+        name: part.view(len(part), *shape_of(factor))
+        for (name, factor), part in zip(factors.items(), parts, strict=True)
     }
 
 
@@ -164,12 +174,14 @@ def top_k_of_step(outliers: Outliers, k: int) -> Outliers:
 def leading_positions(
     factors: dict[str, Factor], sizes: dict[str, int], parameter: Int[Tensor, "n k"]
 ) -> Int[Tensor, "n k"]:
-    """The token position with the largest absolute contribution to each entry of each datum."""
+    """The position with the largest absolute contribution to each entry of each datum."""
     found, start = torch.empty_like(parameter), 0
     for name, factor in factors.items():
         here = ((parameter >= start) & (parameter < start + sizes[name])).nonzero(as_tuple=True)
-        parts = contributions(factor, here[0], parameter[here] - start)
-        found[here] = parts.abs().argmax(1)
+        at_once = max(1, CONTRIBUTIONS // n_positions(factor))
+        for datum, rank in zip(*(x.split(at_once) for x in here), strict=True):
+            parts = contributions(factor, datum, parameter[datum, rank] - start)
+            found[datum, rank] = parts.abs().argmax(1)
         start += sizes[name]
     return found
 

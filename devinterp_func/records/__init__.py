@@ -1,5 +1,6 @@
 """A run on disk: sealed step records, resumable recording, an opened run, replay and walks over it."""
 
+from devinterp_func.records._dataset import Dataset
 from devinterp_func.records._directory import n_steps, shards, snapshots
 from devinterp_func.records._manifest import RunPath, create, manifest
 from devinterp_func.records._record_step import Recording, delta_buffer, same_bits, to_record
@@ -23,6 +24,7 @@ from devinterp_func.records._walk import SHARD, Last, read_walk, walk
 
 __all__ = [
     "Curve",
+    "Dataset",
     "Last",
     "Progress",
     "RecordError",

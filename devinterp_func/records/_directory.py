@@ -1,7 +1,7 @@
 """A run's directory: its manifest, its one writer, and which files are there. Only files' headers are read here.
 
     manifest.json                     what the run is: canonical JSON with its own digest
-    corpus.safetensors                optional: the text, so that the run needs nothing else
+    data.safetensors                optional: the text, so that the run needs nothing else
     steps/000000.safetensors          a shard: consecutive steps, stacked, named by the first
     params/000000.safetensors         weights before that step
     evaluations/002928.safetensors    named numbers for the weights before that step
@@ -22,7 +22,7 @@ from devinterp_func.records._sealed import Header, RecordError, read_header
 
 FOLDERS = {"steps": "steps", "params": "params", "evaluation": "evaluations"}
 NAME = re.compile(r"(\d{6}|[1-9]\d{6,})\.safetensors")
-TEMPORARY = re.compile(r"\.(manifest\.json|corpus\.safetensors|\d{6,}\.safetensors)\.tmp")
+TEMPORARY = re.compile(r"\.(manifest\.json|data\.safetensors|\d{6,}\.safetensors)\.tmp")
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def require(where: Path, header: Header, kind: str, run: str) -> Header:
 
 def file_path(run: RunPath, kind: str, step: int) -> Path:
     """Where a file of the run lies."""
-    return Path(run) / "corpus.safetensors" if kind == "corpus" else Path(run, FOLDERS[kind], f"{step:06d}.safetensors")
+    return Path(run) / "data.safetensors" if kind == "data" else Path(run, FOLDERS[kind], f"{step:06d}.safetensors")
 
 
 def numbers(run: RunPath, kind: str) -> list[int]:

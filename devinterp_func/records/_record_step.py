@@ -41,7 +41,7 @@ class Recording:
 def delta_buffer(factors: dict[str, Factor]) -> Float[Tensor, "m P"]:
     """Scratch for the deltas of as many of the n data at once as is reasonable."""
     row = per_example.workspace(factors, 1)
-    n = len(next(iter(factors.values())).signals)
+    n = per_example.n_data(next(iter(factors.values())))
     return row.new_zeros(max(1, min(n, DELTAS_AT_ONCE // row.nbytes)), row.shape[1])
 
 
@@ -55,7 +55,7 @@ def to_record(move: Move, recording: Recording, buffer: Float[Tensor, "m P"] | N
     """
     buffer = delta_buffer(move.factors) if buffer is None else buffer
     outliers = per_example.top_k_from_factors(move.factors, recording.k, recording.per, buffer)
-    context = next(iter(move.factors.values())).signals.shape[1]
+    context = max(per_example.n_positions(factor) for factor in move.factors.values())
     P = sum(per_example.size_of(factor) for factor in move.factors.values())
     outliers = outliers._replace(
         parameter=_narrow(outliers.parameter, P),
@@ -81,4 +81,6 @@ def _narrow(values: Int[Tensor, "*n"], size: int, *kinds: torch.dtype) -> Intege
 
 
 def _tensors(factor: Factor) -> dict[str, Tensor]:
-    return {name: value for name, value in factor._asdict().items() if isinstance(value, Tensor)}
+    """A factor's tensors by field; those of a sum after the number of their part, such as "0.tokens"."""
+    fields = tree.flat(factor).items()
+    return {name.replace("parts.", ""): value for name, value in fields if isinstance(value, Tensor)}

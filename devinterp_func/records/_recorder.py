@@ -9,20 +9,23 @@ from typing import Any, NamedTuple
 
 import torch
 
-from devinterp_func import batches, checks, models, optim, text, training, units
-from devinterp_func.batches import Data
-from devinterp_func.models import Config
+from devinterp_func import batches, checks, optim, per_example, text, training, tree, units
+from devinterp_func import graph as graphs
+from devinterp_func.graph import Graph
+from devinterp_func.models import Model
+from devinterp_func.records._dataset import Dataset, dataset, describe_data, pack_data
 from devinterp_func.records._directory import file_path, lock, n_steps, numbers, snapshots
 from devinterp_func.records._machine import is_missing, machine, on_device
 from devinterp_func.records._manifest import RunPath, create, is_there
 from devinterp_func.records._record_step import Recording, delta_buffer, same_bits, to_record
 from devinterp_func.records._sealed import RecordError
 from devinterp_func.records._step import StepRecord, stack
-from devinterp_func.records._store import read, read_params, write_corpus, write_evaluation, write_params, write_shard
-from devinterp_func.text import Corpus
+from devinterp_func.records._store import read, read_params, write_data, write_evaluation, write_params, write_shard
+from devinterp_func.records._traced import traced
 from devinterp_func.training import Recipe
 from devinterp_func.tree import Params
 
+WRONG = 0.02  # of a unit's gradient; rounding misses far less
 SHARD_BYTES = 2**24  # so many are lost to a kill at most, and about so many are held in memory
 
 
@@ -40,8 +43,8 @@ class Progress(NamedTuple):
 
 def record(
     run: RunPath,
-    corpus: Corpus,
-    config: Config,
+    data: Any,
+    model: Model,
     recipe: Recipe,
     recording: Recording = Recording(),  # noqa: B008  (immutable)
     *,
@@ -56,34 +59,37 @@ def record(
 
     Args:
         run: the directory: new, or of this very run.
-        corpus, config, recipe: text, model and how it is trained.
+        data: a text (``text.Corpus``), which is cut into data of ``recipe.context`` tokens; or tensors with a leading
+            N, an example of which is what the loss takes; or both training and other data (``records.Dataset``).
+        model: of ``models``.
+        recipe: how it is trained.
         recording: what is recorded of it.
         device: "cpu" or a CUDA device.
         check_law: form all deltas once more at each step and measure how far their sum misses the update.
 
     Raises:
-        ValueError: text, model, recipe and recording do not fit each other; said before anything is written.
+        ValueError: data, model, recipe and recording do not fit each other; said before anything is written.
         RecordError: the directory is another run's, is in use, cannot be written, or re-derives to other bits.
         FloatingPointError: a gradient is NaN or infinite; what was recorded before is kept.
     """
-    manifest = prepare(run, corpus, config, recipe, recording, device)
-    data = batches.chunk(corpus.train, recipe.context)
-    create(run, manifest)
+    prepared = _prepare(run, data, model, recipe, recording, device)
+    _require_right(prepared, model, recipe, device)
+    create(run, prepared.manifest)
     with lock(run):
-        if not file_path(run, "corpus", 0).exists():
-            write_corpus(run, text.pack(corpus))
+        if not file_path(run, "data", 0).exists():
+            write_data(run, pack_data(prepared.data))
         start, recorded = max(snapshots(run), default=0), n_steps(run)
-        params = read_params(run, start) if start else training.initial(config, recipe)
-        due = _Due(run, corpus, config, recipe, recording, len(data.tokens))
+        params = read_params(run, start) if start else training.initial(model, recipe)
+        due = _Due(run, prepared.graph, prepared.data, recipe, recording)
         params = on_device(params, device)
         _settle(due, start, params)
-        yield from _go_on(due, data, params, start, recorded, check_law)
+        yield from _go_on(due, params, start, recorded, check_law)
 
 
 def prepare(
     run: RunPath,
-    corpus: Corpus,
-    config: Config,
+    data: Any,
+    model: Model,
     recipe: Recipe,
     recording: Recording = Recording(),  # noqa: B008  (immutable)
     device: str = "cpu",
@@ -91,19 +97,43 @@ def prepare(
     """The manifest of a run to be; refuses before any work what ``record`` would refuse.
 
     Args:
-        run, corpus, config, recipe, recording, device: as for ``record``; nothing is written.
+        run, data, model, recipe, recording, device: as for ``record``; nothing is written.
 
     Raises:
         RuntimeError: within torch's inference mode, or there is no such device.
-        ValueError: text, model, recipe and recording do not fit each other; what does not is named, with what would.
+        ValueError: data, model, recipe and recording do not fit each other; what does not is named, with what would.
         RecordError: the directory is another run's, or holds something else.
     """
+    return _prepare(run, data, model, recipe, recording, device).manifest
+
+
+class _Prepared(NamedTuple):
+    manifest: dict[str, Any]
+    graph: Graph
+    data: Dataset
+
+
+def _prepare(run: RunPath, data: Any, model: Model, recipe: Recipe, recording: Recording, device: str) -> _Prepared:
     checks.gradients_allowed()
     _require_device(device)
-    _require_fit(corpus, config, recipe, recording)
-    manifest = _describe(corpus, config, recipe, recording, device)
+    cut = dataset(data, recipe)
+    graph = traced(model, model.init(0), cut, device)
+    _require_fit(cut, graph, recipe, recording)
+    manifest = _describe(cut, model, graph, recipe, recording, device)
     is_there(run, manifest)
-    return manifest
+    return _Prepared(manifest, graph, cut)
+
+
+def _require_right(prepared: _Prepared, model: Model, recipe: Recipe, device: str) -> None:
+    """Holds capture against autograd on the first two data, so that no wrong gradient is ever recorded."""
+    few = tree.map(lambda x: x[:2].to(device), tuple(prepared.data.train))
+    missed = per_example.capture_missed(prepared.graph, on_device(training.initial(model, recipe), device), *few)
+    if wrong := {name: miss for name, miss in missed.items() if not miss <= WRONG}:
+        name, miss = max(wrong.items(), key=lambda pair: pair[1])
+        raise ValueError(
+            f"capture misses the gradient of {name!r} by {miss:.1e} of it: some operation of this loss comes out wrong "
+            "under torch's vmap; write it with other operations (per_example.capture_missed measures it)"
+        )
 
 
 def _require_device(device: str) -> None:
@@ -115,42 +145,39 @@ def _require_device(device: str) -> None:
         )
 
 
-def _require_fit(corpus: Corpus, config: Config, recipe: Recipe, recording: Recording) -> None:
-    if config.vocab_size != len(corpus.vocab):
-        types = len(corpus.vocab)
+def _require_fit(data: Dataset, graph: Graph, recipe: Recipe, recording: Recording) -> None:
+    corpus = data.corpus
+    if corpus is not None and graph.head is not None and graph.vocab_size != len(corpus.vocab):
         raise ValueError(
-            f"Config.vocab_size is {config.vocab_size}, but {corpus.name!r} has {types} types; they must agree"
+            f"the model has {graph.vocab_size} words, but {corpus.name!r} has {len(corpus.vocab)} types; they must "
+            "agree"
         )
-    for part in ("train", "valid", "test"):
-        stream = getattr(corpus, part)
-        checks.token_ids(f"the {part} part of {corpus.name!r}", stream, config.vocab_size)
-        if len(stream) < recipe.context + 1:
-            raise ValueError(
-                f"the {part} part of {corpus.name!r} has {len(stream)} tokens, fewer than the {recipe.context + 1} "
-                f"that a context of {recipe.context} takes; a longer text or a smaller context would do"
-            )
-    training.total_steps(recipe, (len(corpus.train) - 1) // recipe.context)  # says what batch sizes there are
-    shapes = models.shapes(config)
-    captured = {name: shapes[name] for name in units.choose(shapes, recording.units)}
+    for name in data.sizes():
+        try:
+            graphs.check_batch(graph, tuple(data.split(name)))
+        except ValueError as error:
+            raise ValueError(f"the {name} part of {data.name!r}: {error}") from error
+    training.total_steps(recipe, batches.n_data(data.train))  # says what batch sizes there are
+    captured = {name: graph.shapes[name] for name in graphs.choose(graph, recording.units)}
     if recording.k > (P := units.n_parameters(captured)):
         raise ValueError(f"k is {recording.k}; it must be between 1 and the {P} captured parameters")
-    if text.unpack(corpus.name, text.pack(corpus)).vocab.tokens != corpus.vocab.tokens:
+    if corpus is not None and text.unpack(corpus.name, text.pack(corpus)).vocab != corpus.vocab:
         raise ValueError(
             f"the vocabulary of {corpus.name!r} does not survive being stored; some token is no valid text"
         )
 
 
-def _describe(corpus: Corpus, config: Config, recipe: Recipe, recording: Recording, device: str) -> dict[str, Any]:
-    shapes = models.shapes(config)
-    sizes = {split: len(getattr(corpus, split)) for split in ("train", "valid", "test")}
+def _describe(
+    data: Dataset, model: Model, graph: Graph, recipe: Recipe, recording: Recording, device: str
+) -> dict[str, Any]:
     how = dataclasses.asdict(recipe)
     return {
-        "config": dataclasses.asdict(config),
+        "model": {**model.source, "name": model.name, "graph": graphs.fingerprint(graph)},
         "recipe": how | {"max_norm": None if math.isinf(recipe.max_norm) else recipe.max_norm},
         "recording": dataclasses.asdict(recording) | {"units": list(recording.units)},
-        "n_steps": training.total_steps(recipe, (sizes["train"] - 1) // recipe.context),
-        "units": [[name, list(shapes[name])] for name in units.choose(shapes, recording.units)],
-        "corpus": {"name": corpus.name, "fingerprint": text.fingerprint(corpus), **sizes},
+        "n_steps": training.total_steps(recipe, batches.n_data(data.train)),
+        "units": [[name, list(graph.shapes[name])] for name in graphs.choose(graph, recording.units)],
+        "data": describe_data(data),
         "device": device,
         **machine(),
     }
@@ -158,27 +185,29 @@ def _describe(corpus: Corpus, config: Config, recipe: Recipe, recording: Recordi
 
 class _Due(NamedTuple):
     run: RunPath
-    corpus: Corpus
-    config: Config
+    graph: Graph
+    data: Dataset
     recipe: Recipe
     recording: Recording
-    n_data: int
 
     @property
     def n_steps(self) -> int:
-        return training.total_steps(self.recipe, self.n_data)
+        return training.total_steps(self.recipe, batches.n_data(self.data.train))
 
     def evaluation(self, done: int) -> bool:
-        return done == self.n_steps or (done > 0 and done % training.steps_per_epoch(self.recipe, self.n_data) == 0)
+        per_epoch = training.steps_per_epoch(self.recipe, batches.n_data(self.data.train))
+        return done == self.n_steps or (done > 0 and done % per_epoch == 0)
 
     def snapshot(self, done: int) -> bool:
         return done == self.n_steps or done % self.recording.snapshot_every == 0
 
 
-def _go_on(due: _Due, data: Data, params: Params, start: int, recorded: int, check_law: bool) -> Iterator[Progress]:
+def _go_on(due: _Due, params: Params, start: int, recorded: int, check_law: bool) -> Iterator[Progress]:
     pending: list[StepRecord] = []
     buffer, step_bytes, writing = None, 0, 0.0
-    for move in training.moves(params, data, due.config, due.recipe, captured=due.recording.units, start=start):
+    for move in training.moves(
+        due.graph, params, due.data.train, due.recipe, captured=due.recording.units, start=start
+    ):
         buffer = delta_buffer(move.factors) if buffer is None else buffer
         made = to_record(move, due.recording, buffer)
         step_bytes = step_bytes or n_bytes(made)
@@ -203,9 +232,9 @@ def _settle(due: _Due, done: int, params: Params) -> tuple[float, dict[str, floa
     evaluation: dict[str, float] = {}
     if due.evaluation(done) and done not in numbers(due.run, "evaluation"):
         splits = ("valid", "test") if done == due.n_steps else ("valid",)
-        for split in splits:
-            stream = getattr(due.corpus, split)
-            evaluation[split] = training.evaluate(params, stream, due.config, due.recipe)
+        there = {split: due.data.split(split) for split in splits if due.data.split(split) is not None}
+        for split, held_out in there.items():
+            evaluation[split] = training.evaluate(due.graph, params, held_out, due.recipe.batch_size)
     began = time.perf_counter()
     if evaluation:
         write_evaluation(due.run, done, evaluation)

@@ -7,6 +7,7 @@ the process's threads are set to the run's, and where device and versions are he
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,22 +15,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from devinterp_func import batches, models, text, training
-from devinterp_func.batches import Data
-from devinterp_func.models import Config
+from devinterp_func import batches, models, training
+from devinterp_func.graph import Graph, fingerprint, in_order
+from devinterp_func.models import Model
+from devinterp_func.records._dataset import Dataset, unpack_data
 from devinterp_func.records._directory import n_steps, snapshots
 from devinterp_func.records._machine import is_missing, machine, on_device
 from devinterp_func.records._manifest import RunPath, manifest
 from devinterp_func.records._record_step import Recording
 from devinterp_func.records._sealed import RecordError
 from devinterp_func.records._step import StepRecord, equal_bits
-from devinterp_func.records._store import read_corpus, read_params, scan, scan_shards
+from devinterp_func.records._store import read_data, read_params, scan, scan_shards
+from devinterp_func.records._traced import traced
 from devinterp_func.text import Corpus
 from devinterp_func.training import Move, Recipe
 from devinterp_func.tree import Params
 from devinterp_func.units import Patterns
 
-MADE_BY = {"config", "recipe", "recording", "units", "corpus", "device", "threads"}  # what a training's manifest says
+MADE_BY = {"model", "recipe", "recording", "units", "data", "device", "threads"}  # what a training's manifest says
 BIT_EXACT = ("numpy", "torch")  # whose versions decide the bits of a step
 
 
@@ -50,14 +53,13 @@ class Run:
 
     path: Path
     manifest: dict[str, Any]  # what the run says it is, with its own digest
-    config: Config
     recipe: Recipe
     recording: Recording
-    corpus: Corpus
-    data: Data  # the training data, which the record's datum ids number
+    dataset: Dataset
     shapes: dict[str, tuple[int, ...]]  # of the captured units, in the order that numbers their parameters
     device: str  # that its steps are replayed on
     anywhere: bool = False  # replay with other versions and on other processors too
+    given: Model | None = None  # the model, where the caller gave it
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -66,7 +68,64 @@ class Run:
         return str(self.path)
 
     def __repr__(self) -> str:
-        return f"Run({self.path}: {self.n_steps:,} steps of {self.recipe.batch_size} of {self.data}, {self.config})"
+        name = self.manifest["model"]["name"]
+        return f"Run({self.path}: {self.n_steps:,} steps of {self.recipe.batch_size} of {self.dataset}, {name})"
+
+    @cached_property
+    def model(self) -> Model:
+        """What made the run: built again from the manifest, or what the caller gave to ``open``.
+
+        Raises:
+            RecordError: the manifest does not say enough, and none was given.
+        """
+        if self.given is not None:
+            return self.given
+        try:
+            return models.build(self.manifest["model"])
+        except (ValueError, ImportError) as error:
+            raise RecordError(f"{self}: {error}; records.open(run, model=...) takes it") from error
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The loss of one example, written down.
+
+        Raises:
+            RecordError: as ``model``, or the model computes something else than the run's did.
+        """
+        some = read_params(self.path, min(self.snapshots))
+        graph = traced(self.model, some, self.dataset, self.device)
+        if not self.anywhere and fingerprint(graph) != self.manifest["model"]["graph"]:
+            raise RecordError(
+                f"{self}: the model does not compute what the run's did (its graph differs); records.open takes the "
+                "right one as model=..., and anywhere=True tries this one all the same"
+            )
+        return graph
+
+    @property
+    def data(self) -> Any:
+        """The training data, which the record's datum ids number."""
+        return self.dataset.train
+
+    @property
+    def n_data(self) -> int:
+        """N, how many training data there are."""
+        return batches.n_data(self.data)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are cut from a text."""
+        return self.dataset.corpus is not None
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text that the data are cut from.
+
+        Raises:
+            RecordError: they are cut from none.
+        """
+        if self.dataset.corpus is None:
+            raise RecordError(f"{self} has no text: its data are tensors, which have no words")
+        return self.dataset.corpus
 
     @property
     def n_steps(self) -> int:
@@ -81,11 +140,18 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
-        return training.steps_per_epoch(self.recipe, len(self.data.tokens))
+        return training.steps_per_epoch(self.recipe, self.n_data)
 
-    def split(self, name: Literal["train", "valid", "test"]) -> Data:
-        """The data of a part of the text."""
-        return self.data if name == "train" else batches.chunk(getattr(self.corpus, name), self.recipe.context)
+    def split(self, name: Literal["train", "valid", "test"]) -> Any:
+        """The data of a part.
+
+        Raises:
+            RecordError: the run has no such data.
+        """
+        found = self.dataset.split(name)
+        if found is None:
+            raise RecordError(f"{self} has no {name} data; it has {', '.join(self.dataset.sizes())}")
+        return found
 
     def params(self, step: int | None = None) -> Params:
         """The weights before a step, on the run's device: a snapshot, or replayed from the one before.
@@ -100,7 +166,7 @@ class Run:
         at = max(known) if step is None else step
         if at in known:
             self._require_device()
-            return on_device(models.in_order(read_params(self.path, at), self.config), self.device)
+            return on_device(in_order(self.graph, read_params(self.path, at)), self.device)
         if not 0 <= at <= self.n_steps:
             raise RecordError(f"{self} has no weights before step {at}; it has {self.n_steps} recorded steps")
         *_, last = self.moves(at - 1, at)
@@ -154,7 +220,7 @@ class Run:
             raise RecordError(f"{self} has no snapshot at or before step {start}; its first is before {known[:1]}")
         units = self.recording.units if captured is None else captured
         params = on_device(read_params(self.path, at), self.device)
-        for move in training.moves(params, self.data, self.config, self.recipe, captured=units, start=at, stop=stop):
+        for move in training.moves(self.graph, params, self.data, self.recipe, captured=units, start=at, stop=stop):
             if move.step + 1 in known:
                 self._require_same(move)
             if move.step >= start:
@@ -205,13 +271,14 @@ class Run:
                 )
 
 
-def open(run: RunPath, *, anywhere: bool = False) -> Run:
+def open(run: RunPath, *, model: Model | None = None, anywhere: bool = False) -> Run:
     """Opens a run directory: everything about it is read and checked once.
 
     Sets torch's number of threads to the run's, which its bits depend on.
 
     Args:
         run: the directory, or an opened run.
+        model: what made it, where the manifest does not say enough to build it again: a module of your own.
         anywhere: let steps be replayed on another processor or with other versions, where their bits may differ.
 
     Raises:
@@ -220,6 +287,11 @@ def open(run: RunPath, *, anywhere: bool = False) -> Run:
     opened = run if isinstance(run, Run) else _read(run)
     if torch.get_num_threads() != opened.manifest["threads"]:
         torch.set_num_threads(opened.manifest["threads"])
+    if model is not None and (
+        lacking := [name for name in opened.shapes if model.shapes.get(name) != opened.shapes[name]]
+    ):
+        raise RecordError(f"{opened}: the model that was given has not the run's {', '.join(lacking)}")
+    opened = opened if model is None else replace(opened, given=model)
     if anywhere and not opened.anywhere:
         return replace(opened, anywhere=True, device="cpu" if is_missing(opened.device) else opened.device)
     return opened
@@ -231,14 +303,13 @@ def _read(run: RunPath) -> Run:
         raise RecordError(f"{run} is no training's run, as its manifest lacks {', '.join(sorted(lacking))}")
     if not n_steps(run):
         raise RecordError(f"{run} has no recorded steps yet; experiments/capture.py goes on with it")
-    corpus = text.unpack(body["corpus"]["name"], read_corpus(run))
     recipe, recording = (
         read_recipe(body["recipe"]),
         Recording(**body["recording"] | {"units": tuple(body["recording"]["units"])}),
     )
-    data = batches.chunk(corpus.train, recipe.context)
+    data = unpack_data(body["data"], read_data(run), recipe.context)
     shapes = {name: tuple(shape) for name, shape in body["units"]}
-    return Run(Path(run), body, Config(**body["config"]), recipe, recording, corpus, data, shapes, body["device"])
+    return Run(Path(run), body, recipe, recording, data, shapes, body["device"])
 
 
 def read_recipe(fields: dict[str, Any]) -> Recipe:

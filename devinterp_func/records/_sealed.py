@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 READERS = {1: "devinterp_func 0.1"}  # which version reads an older format
 ENTRY = "devinterp_func"  # a single entry: safetensors writes several in random order, and files would not reproduce
 
@@ -29,7 +29,7 @@ class RecordError(RuntimeError):
 class Header(NamedTuple):
     """What a sealed file says about itself."""
 
-    kind: str  # "steps", "params", "evaluation" or "corpus"
+    kind: str  # "steps", "params", "evaluation" or "data"
     step: int  # the first step of a shard; the step that weights or evaluation come before
     count: int  # type: ignore[assignment]  # steps in the file
     run: str  # digest of the run's manifest

@@ -29,7 +29,7 @@ class StepRecord(NamedTuple):
     datum: Int[Tensor, "n"]  # row numbers of the training data
     loss: Float[Tensor, "n"]  # mean over the datum's positions, nats
     outliers: Outliers  # (n, k), or (k,) for the whole step
-    factors: Factors  # {} unless recorded: unit -> {"inputs": (n, C, in), "signals": (n, C, out)}
+    factors: Factors  # {} unless recorded: unit -> {"inputs": (n, C, in), "signals": (n, C, out)}; "0.inputs" in a sum
 
     def __repr__(self) -> str:
         return _describe(self)

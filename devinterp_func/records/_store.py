@@ -83,14 +83,14 @@ def write_evaluation(run: RunPath, step: int, values: Mapping[str, float]) -> Pa
     return _write_beside(run, "evaluation", step, {name: float64(value) for name, value in values.items()})
 
 
-def write_corpus(run: RunPath, tensors: Mapping[str, Tensor]) -> Path:
+def write_data(run: RunPath, tensors: Mapping[str, Tensor]) -> Path:
     """Stores the run's text: any named tensors.
 
     Raises:
         RecordError: a corpus is there already, or the system refused to write.
     """
     root = manifest(run)["digest"]
-    return write_sealed(file_path(run, "corpus", 0), Header("corpus", 0, 0, root, root), _own(tensors))
+    return write_sealed(file_path(run, "data", 0), Header("data", 0, 0, root, root), _own(tensors))
 
 
 def read(run: RunPath, step: int) -> StepRecord:
@@ -141,13 +141,13 @@ def read_params(run: RunPath, step: int) -> Params:
     return _own(_load(run, "params", step)[1])
 
 
-def read_corpus(run: RunPath) -> dict[str, Tensor]:
-    """The run's text as `write_corpus` got it, in memory of its own.
+def read_data(run: RunPath) -> dict[str, Tensor]:
+    """The run's text as `write_data` got it, in memory of its own.
 
     Raises:
         RecordError: the run has none, or it is damaged.
     """
-    return _own(_load(run, "corpus", 0)[1])
+    return _own(_load(run, "data", 0)[1])
 
 
 def read_evaluations(run: RunPath) -> dict[int, dict[str, float]]:
@@ -170,7 +170,7 @@ def verify(run: RunPath) -> Verified:
     body = manifest(run)
     # Shards are listed after what refers to them: a writer may be adding both.
     listed = [(kind, step) for kind in ("params", "evaluation", "steps") for step in numbers(run, kind)]
-    listed += [("corpus", 0)] if file_path(run, "corpus", 0).exists() else []
+    listed += [("data", 0)] if file_path(run, "data", 0).exists() else []
     headers = {entry: _load(run, *entry)[0] for entry in listed}
     n_shards = len(shards(run))
     for (kind, step), header in headers.items():

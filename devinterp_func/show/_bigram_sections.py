@@ -98,7 +98,9 @@ def correlation_figure(run: Run, folder: Path, width: float | int = drawing.WIDE
     )
     table = table.with_columns(pl.col("spearman").fill_nan(0.0))  # a bias that is still all zeros goes with nothing
     lines = {title: table.filter(pl.col("measure") == measure) for measure, title in WAYS.items()}
-    series = {title: (part["step"].to_torch(), part["spearman"].to_torch()) for title, part in lines.items()}
+    series = {
+        title: (part["step"].to_torch(), part["spearman"].to_torch()) for title, part in lines.items() if part.height
+    }
     return plots.lines(series, "rank correlation with the corpus", run.steps_per_epoch, markers=True, width=width)
 
 

@@ -16,6 +16,8 @@ from devinterp_func.show.page import Section
 
 CARDS, RANKED = 12, 6  # neurons shown on cards; best rankings of each kind in the figure
 FREQUENT, HEAD = 5, 40  # of each unit the most frequent parameters; of the attribution table the first rows
+NONE = "No weight of a layer's linear map was captured, so there is no neuron to ablate."
+FLIPPED = "Tokens that flip anywhere, by unit, and the share of them that is notable."
 KINDS: dict[str, plots.Kind] = {
     "record": "record",
     "record and model": "record",
@@ -25,7 +27,7 @@ KINDS: dict[str, plots.Kind] = {
 
 
 def sections(run: Run, folder: Path) -> list[Section]:
-    """The sections whose tables are there.
+    """The sections whose tables are there; of data that are no text, that on outliers alone.
 
     Args:
         run: the run.
@@ -37,12 +39,14 @@ def sections(run: Run, folder: Path) -> list[Section]:
         "skill": skill_section,
         "activations": activations_section,
     }
+    if not run.is_text:
+        parts = {"outlier_units": outliers_section}
     return [section for name, make in parts.items() if results.has_table(folder, name) for section in make(run, folder)]
 
 
 def outliers_section(run: Run, folder: Path) -> list[Section]:
     """Where the outliers lie: over training, by unit and epoch, by parameter; the attribution table's first rows."""
-    vocab, shapes = run.corpus.vocab, run.shapes
+    vocab, shapes = words.vocab_of(run), run.shapes
     course, names = tables.read_course(results.read_table(folder, "outlier_course", tables.OUTLIER_COURSE))
     n_steps = int(course.edges[-1])
     heat = [plots.outliers_over_training(course.counts, names, n_steps, width=width) for width in (WIDE, NARROW)]
@@ -58,6 +62,7 @@ def outliers_section(run: Run, folder: Path) -> list[Section]:
     shown = by_unit.select(pl.exclude("by epoch"), *epochs)
     head = results.read_table(folder, "attribution", tables.ATTRIBUTION)
     frequent = results.read_table(folder, "parameters", tables.PARAMETERS)
+    frequent = frequent if run.is_text else frequent.drop("notable tokens")
     items = [
         page.figure(heat[0], "Share of each bin's outliers by unit, over training.", "Heat map", narrow=heat[1]),
         page.typed_table(shown, tables.OUTLIER_UNITS, vocab, "Outliers by unit and epoch.", bars=["share"]),
@@ -80,9 +85,7 @@ def verdict_sections(run: Run, folder: Path) -> list[Section]:
     """The neurons on cards; the verdict on each, and other ablations."""
     verdicts = results.read_table(folder, "verdicts", tables.VERDICTS)
     if verdicts.is_empty():
-        return [
-            Section("Neurons", "", [page.note("No matrix of a layer was captured, so there is no neuron to ablate.")])
-        ]
+        return [Section("Neurons", "", [page.note(NONE)])]
     best = verdicts.sort(["attributed", "p", "neuron"], descending=[True, False, False])
     lead = (
         "The neurons whose notable tokens flip most beyond chance come first. Chips are notable tokens from the "
@@ -93,9 +96,10 @@ def verdict_sections(run: Run, folder: Path) -> list[Section]:
     n, near = int(verdicts["attributed"].sum()), int((verdicts["p, like frequency"] < 0.05).sum())
     judged = (
         f"{n} of {page.counted(len(verdicts), 'neuron')} flip their notable tokens beyond chance (hypergeometric, "
-        f"false discovery rate {tables.LEVEL:.0%}); {near} have p < 0.05 among tokens of like frequency. The post "
-        "judged 23 of 46 by eye, none in its layers 1 and 2."
+        f"false discovery rate {tables.LEVEL:.0%}); {near} have p < 0.05 among tokens of like frequency."
     )
+    if words.is_posts(run):
+        judged += " The post judged 23 of 46 by eye, none in its layers 1 and 2."
     items = _verdict_items(run, folder, verdicts, best)
     return [Section("Neurons", lead, [cards]), Section("Verdicts", judged, items)]
 
@@ -113,13 +117,14 @@ def _verdict_items(run: Run, folder: Path, verdicts: pl.DataFrame, best: pl.Data
         vocab.decode(flips["token"].to_list()),
         torch.tensor(flips["notable"].to_list(), dtype=torch.bool),
     )
-    named = summary.with_columns(pl.col("unit").map_elements(words.sublayer, return_dtype=pl.String))
+    named = tables.without_posts(summary)
+    named = named.with_columns(pl.col("unit").map_elements(words.sublayer, return_dtype=pl.String))
     unbroken = named.with_columns(pl.col("unit").str.replace_all(" ", "\N{NO-BREAK SPACE}"))
     bars = [plots.notable_share(named["unit"].to_list(), share, control, width=width) for width in (WIDE, NARROW)]
     said = "Share of the flipped tokens that is notable; the mark is that of random neurons on the same data."
     shown = [name for name in best.columns if not name.startswith(("unit", "flipping", "notable of these"))]
     items = [
-        page.typed_table(unbroken, tables.SUBLAYERS, vocab),
+        page.typed_table(unbroken, tables.SUBLAYERS, vocab, None if words.is_posts(run) else FLIPPED),
         page.figure(bars[0], said, "Bars by unit", narrow=bars[1]),
         page.figure(scatter, "Flipped share of each token on attributed and on random data.", "Scatter plot"),
         page.typed_table(best, tables.VERDICTS, vocab, columns=shown, fold=12),

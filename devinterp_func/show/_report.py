@@ -32,6 +32,9 @@ TOPICS = (  # each has ``sections(run, folder)``; in the order of the page
     _phase_sections,
     _retrain_sections,
 )
+OF_ANY_DATA = (_run_sections, _neuron_sections)
+NO_TEXT = """The data of this run are tensors, no text. Notable tokens, flips, bigrams, ledgers by token, heads, norms,
+directions and phases are told in words, which these data do not have; the library's functions take any data."""
 SCRIPTS = {  # stage, also its script's name -> what it adds to the page
     "attribute": "which weights each datum moved most, and the neurons and tokens these point at",
     "ablate": "which predictions flip when these neurons are ablated, beside controls",
@@ -62,21 +65,23 @@ def report(run: RunPath, folder: Path | None = None) -> str:
     opened = records.open(run)
     folder = results.beside(opened) if folder is None else folder
     notes = [page.note(text) for text in _outdated(opened, folder)]
-    sections, absent = [], _not_run(folder)
-    for topic in TOPICS:
+    sections, absent = [], _not_run(opened, folder)
+    for topic in TOPICS if opened.is_text else OF_ANY_DATA:
         try:
             sections += topic.sections(opened, folder)
         except results.Missing as error:  # a part of a topic's results
             absent.append((str(error), ""))
     if notes:
         sections.insert(1, Section("Out of date", "Some results do not follow from what is here now.", notes))
+    if not opened.is_text:
+        sections.append(Section("What is left out", NO_TEXT))
     if absent:
         sections.append(_not_here(opened, absent))
     return page.page("How this model came to be", _subtitle(opened), sections)
 
 
 def _subtitle(run: Run) -> str:
-    made_of = f"{counted(run.config.n_layers, 'layer')}, {run.corpus.name}, {counted(run.n_steps, 'step')}"
+    made_of = f"{run.manifest['model']['name']}, {run.dataset.name}, {counted(run.n_steps, 'step')}"
     post = f"[Training Process Transparency through Gradient Interpretability]({POST})"
     return f"`{run.path.name}`: {made_of} of {counted(run.recipe.batch_size, 'datum', 'data')}. The post: {post}."
 
@@ -86,8 +91,9 @@ def _outdated(run: Run, folder: Path) -> Iterator[str]:
         yield f"`{stage}` {reason}; to make it again: `{results.command(stage, run)}`"
 
 
-def _not_run(folder: Path) -> list[tuple[str, str]]:
-    return [(f"{stage}.py", adds) for stage, adds in SCRIPTS.items() if not any(folder.glob(f"{stage}*.json"))]
+def _not_run(run: Run, folder: Path) -> list[tuple[str, str]]:
+    able = SCRIPTS if run.is_text else {"attribute": "which weights each datum moved most"}
+    return [(f"{stage}.py", adds) for stage, adds in able.items() if not any(folder.glob(f"{stage}*.json"))]
 
 
 def _not_here(run: Run, absent: list[tuple[str, str]]) -> Section:

@@ -9,7 +9,7 @@ import polars as pl
 
 from devinterp_func import records, units
 from devinterp_func.records import Run
-from devinterp_func.show import page, plots, terminal
+from devinterp_func.show import page, plots, terminal, words
 from devinterp_func.show.drawing import NARROW, WIDE
 from devinterp_func.show.page import Section, counted, n_bytes, shown
 
@@ -52,19 +52,43 @@ def facts(run: Run, curve: records.Curve, evaluations: Mapping[int, Mapping[str,
         "training loss at the end": (float(late.mean()), f"nats, mean of {counted(len(late), 'step')}"),
         "clip coefficient": (" – ".join(clip), "least and largest"),
         "on disk": (n_bytes(verified.bytes), "verified" if verified.complete else "verified; not complete"),
-        "full logging would take": (n_bytes(records.full_log_bytes(captured, updates)), "the post: 882 GB"),
+        "full logging would take": _full_log(run, records.full_log_bytes(captured, updates)),
     }
+    if (missed := law(run)) is not None:
+        found["the law"] = (f"{missed:.1e}", "of a step, replayed, is missed by the sum of its data's deltas")
     last = evaluations.get(run.n_steps, {})
-    return found | {f"{split} perplexity": terminal.perplexity(loss) for split, loss in last.items()}
+    if run.is_text:
+        return found | {f"{split} perplexity": terminal.perplexity(loss) for split, loss in last.items()}
+    return found | {f"{split} loss": (loss, "nats") for split, loss in last.items()}
+
+
+def law(run: Run) -> float | None:
+    """How far the last step that begins at a snapshot misses the law; None where it cannot be replayed here."""
+    starts = [step for step in run.snapshots if step < run.n_steps]
+    try:
+        return records.replay(run, max(starts)).worst if starts else None
+    except records.RecordError:  # another machine, or a model that the run does not hold
+        return None
 
 
 def settings_frame(run: Run) -> pl.DataFrame:
     """Model, training and recording, a setting a row."""
-    parts = {"model": asdict(run.config), "training": asdict(run.recipe), "recording": asdict(run.recording)}
+    parts = {"model": _model(run), "training": asdict(run.recipe), "recording": asdict(run.recording)}
     rows = [(part, name, _said(value)) for part, of in parts.items() for name, value in of.items()]
     rows += [("machine", "device", run.device), ("machine", "threads", _said(run.manifest["threads"]))]
     rows += [("versions", name, number) for name, number in run.manifest["versions"].items()]
     return pl.DataFrame(rows, {"of": pl.String, "setting": pl.String, "value": pl.String}, orient="row")
+
+
+def _model(run: Run) -> dict[str, Any]:
+    """What the manifest says of the model; of its configuration, a name an entry."""
+    said = {name: value for name, value in run.manifest["model"].items() if name != "graph"}
+    config = said.pop("config", {})
+    return said | (config if isinstance(config, dict) else {"config": config})
+
+
+def _full_log(run: Run, size: int) -> tuple[str, str]:
+    return n_bytes(size), "the post: 882 GB" if words.is_posts(run) else "of every delta"
 
 
 def _said(value: object) -> str:

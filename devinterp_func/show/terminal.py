@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Float, Int
 from rich.console import Console
@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from devinterp_func.batches import Data
 from devinterp_func.per_example import Outliers
 from devinterp_func.records import Curve
 from devinterp_func.show._columns import Columns, rich_table
@@ -76,25 +75,27 @@ def perplexity(loss: float) -> str:
 
 
 def shift_table(
-    largest: Outliers, datum: Int[Tensor, "n"], shapes: Mapping[str, tuple[int, ...]], data: Data, vocab: Vocab
+    largest: Outliers, datum: Int[Tensor, "n"], shapes: Mapping[str, tuple[int, ...]], data: Any, vocab: Vocab | None
 ) -> Table:
-    """Shifts with the text that caused them.
+    """Shifts with the text that caused them, or with the position where there is no text.
 
     Args:
         largest: outliers of a step, shapes (k,).
         datum: ids of the step's data.
         shapes: the captured units.
-        data, vocab: the training data.
+        data: to train on; of a text, its tokens and targets.
+        vocab: of the text; None if the data are none.
     """
+    cause = "position" if vocab is None else "text: (input → target) at the position that moved it most"
     table = Table()
     table.add_column("parameter", overflow="fold", min_width=20)  # a weight's name is never cut
     table.add_column("delta", no_wrap=True)
     table.add_column("datum", no_wrap=True)
-    table.add_column("text: (input → target) at the position that moved it most", overflow="fold")
+    table.add_column(cause, overflow="fold")
     for parameter, delta, position, row in zip(*(field.tolist() for field in largest), strict=True):
         place = locate(shapes, parameter)
         id = int(datum[row])
-        said = excerpt(data.tokens[id], data.targets[id], position, vocab)
+        said = position if vocab is None else excerpt(data.tokens[id], data.targets[id], position, vocab)
         name = f"{place.unit}{list(place.coordinates)}"
         table.add_row(*(Text(literal(cell)) for cell in (name, f"{delta:+.5f}", id, said)))
     return table

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from devinterp_func import neurons, units
 from devinterp_func.batches import Data
+from devinterp_func.records import Run
 from devinterp_func.show.schema import Table
 from devinterp_func.text import Vocab
 
@@ -57,17 +58,29 @@ def flip_excerpt(flip: neurons.Excerpt, vocab: Vocab) -> Excerpt:
     return Excerpt(leading, before, after, following, flip.cut, "|")
 
 
-def spell(frame: pl.DataFrame, table: Table, vocab: Vocab) -> pl.DataFrame:
+def vocab_of(run: Run) -> Vocab | None:
+    """The words of a run's text; None if its data are none."""
+    return run.corpus.vocab if run.is_text else None
+
+
+def is_posts(run: Run) -> bool:
+    """Whether the run's model is the post's, beside whose numbers the post's can stand."""
+    return bool(run.manifest["model"]["kind"] == "transformer")
+
+
+def spell(frame: pl.DataFrame, table: Table, vocab: Vocab | None) -> pl.DataFrame:
     """The same frame with words in place of token ids; a list of ids becomes a list of words.
 
     Args:
         frame: of ``tables.frame``, or columns of it.
         table: which says what columns hold ids of tokens.
-        vocab: the vocabulary.
+        vocab: the vocabulary; without one ids stay.
 
     Raises:
         ValueError: an id is none of the vocabulary's.
     """
+    if vocab is None:
+        return frame
     ids, words = pl.Series(range(len(vocab)), dtype=pl.Int64), pl.Series(vocab.tokens, dtype=pl.String)
 
     def spelled(name: str) -> pl.Expr:
@@ -113,11 +126,6 @@ def card_text(card: neurons.Card, data: Data, vocab: Vocab, n_data: int = 3) -> 
         vocab: the vocabulary.
         n_data: attributed data quoted.
     """
-    own, chance = card.trial.attributed, card.trial.random_data
-    flipped = (own.flips.double() * own.flipped()).argsort(descending=True, stable=True)
-    flipped = flipped[: int(own.flipped().sum())][:10]
-    flips = [f"{vocab.tokens[v]} {own.proportion()[v]:.0%} of {own.count[v]}" for v in flipped.tolist()]
-    elsewhere = [f"{vocab.tokens[v]} {chance.proportion()[v]:.0%}" for v in flipped.tolist()]
     view = card.view
     lines = {
         str(card.neuron): f"{card.outliers:,} outliers by {len(card.data):,} data",
@@ -127,12 +135,21 @@ def card_text(card: neurons.Card, data: Data, vocab: Vocab, n_data: int = 3) -> 
         "logits lowered": _listed(view.suppressed, vocab),
         "activation": f"mean {view.mean_activation:.3g}, above 0 at {view.share_active:.0%} of positions",
         "most active on": _listed(view.active_on, vocab),
-        "ablated, flip": ", ".join(flips) or "none",
-        "... on random data": ", ".join(elsewhere) or "–",
     }
+    if card.trial is not None:
+        lines |= _trial_lines(card.trial, vocab)
     for datum, times in zip(card.data[:n_data].tolist(), card.times[:n_data].tolist(), strict=True):
         lines[f"datum {datum}, {times}×"] = " ".join(vocab.decode(data.tokens[datum]))
     return "\n".join(f"{name:20} {value}" for name, value in lines.items())
+
+
+def _trial_lines(trial: neurons.Trial, vocab: Vocab) -> dict[str, str]:
+    own, chance = trial.attributed, trial.random_data
+    flipped = (own.flips.double() * own.flipped()).argsort(descending=True, stable=True)
+    flipped = flipped[: int(own.flipped().sum())][:10]
+    flips = [f"{vocab.tokens[v]} {own.proportion()[v]:.0%} of {own.count[v]}" for v in flipped.tolist()]
+    elsewhere = [f"{vocab.tokens[v]} {chance.proportion()[v]:.0%}" for v in flipped.tolist()]
+    return {"ablated, flip": ", ".join(flips) or "none", "... on random data": ", ".join(elsewhere) or "–"}
 
 
 def _listed(ids: Int[Tensor, "m"] | None, vocab: Vocab) -> str:

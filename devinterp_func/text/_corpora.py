@@ -1,8 +1,4 @@
-"""From text to token streams: every corpus by its name, and all that belongs to one.
-
-The tokenizer and the vocabulary are in ``vocabulary``, the corpora with more to them in ``wikitext`` and ``planted``;
-their public names are here too.
-"""
+"""Every corpus by its name, with the tokenizer that is asked for: from text to token streams."""
 
 import ast
 import sys
@@ -10,63 +6,101 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from devinterp_func.text._planted import planted
-from devinterp_func.text._vocabulary import Corpus, from_splits
-from devinterp_func.text._wikitext import wikitext2
+from devinterp_func.text._corpus import BASIC_ENGLISH, Corpus, Texts, from_texts
+from devinterp_func.text._planted import planted_texts
+from devinterp_func.text._subwords import AnyTokenizer, Subwords, read_tokenizer
+from devinterp_func.text._wikitext import wikitext2_texts
 
 # Standard-library packages without docstrings worth reading, that other Python versions lack, or read otherwise.
 SKIPPED_PACKAGES = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "distutils", "encodings", "pydoc_data"}
 
 
-def load(name: str) -> Corpus:
+def load(name: str, tokenizer: AnyTokenizer = BASIC_ENGLISH) -> Corpus:
     """A corpus by name: ``wikitext2``, ``python_docs``, ``planted`` (key 0), or the path of a UTF-8 text file.
+
+    Args:
+        name: of the corpus.
+        tokenizer: ``basic_english``, the path of a ``tokenizer.json``, or what ``train_bpe`` gave.
+
+    Raises:
+        FileNotFoundError: no tokenizer is there.
+        ValueError: there is no such corpus, it has too little text, or the tokenizer's file holds none.
 
     >>> load("planted").name
     'planted'
     """
-    named: dict[str, Callable[[], Corpus]] = {
-        "wikitext2": wikitext2,
-        "python_docs": python_docs,
-        "planted": lambda: planted(key=0),
+    if not (isinstance(tokenizer, Subwords) or tokenizer == BASIC_ENGLISH):
+        tokenizer = read_tokenizer(tokenizer)  # what is wrong with it is said before the text is read
+    return from_texts(texts(name), tokenizer)
+
+
+def texts(name: str) -> Texts:
+    """The documents of a corpus by name, as ``load`` finds them, before any tokenizer.
+
+    Raises:
+        ValueError: there is no such corpus, or it has too little text.
+
+    >>> texts("planted").train[0][0]
+    '0: topic 1'
+    """
+    named: dict[str, Callable[[], Texts]] = {
+        "wikitext2": wikitext2_texts,
+        "python_docs": _python_docs_texts,
+        "planted": planted_texts,
     }
     if name in named:
         return named[name]()
     if not name or not Path(name).exists():
         raise ValueError(f"no corpus {name!r}: give {', '.join(named)} or the path of a UTF-8 text file that exists")
-    return from_file(name)
+    return _file_texts(Path(name))
 
 
-def python_docs() -> Corpus:
+def python_docs(tokenizer: AnyTokenizer = BASIC_ENGLISH) -> Corpus:
     """English that comes with every Python: the topics of ``help()`` and the docstrings of the standard library.
 
     On Python 3.11 about 351,000 train tokens of 6,000 types (those rarer than 3 are ``<unk>``), 15,000 tokens each for
-    validation and testing. A document is a topic or a module; of every twenty the tenth is for validation, the last for
-    testing. Sources are parsed in the order of their names, never imported; parsing is most of the 2-3 seconds.
+    validation and testing. A document is a topic or a file of the library; of every twenty the tenth is for validation,
+    the last for testing. Sources are parsed in the order of their names, never imported; parsing is most of the 2-3
+    seconds.
+
+    Args:
+        tokenizer: of ``from_texts``.
     """
+    return from_texts(_python_docs_texts(), tokenizer)
+
+
+def _python_docs_texts() -> Texts:
     from pydoc_data.topics import topics
 
-    documents = [topics[name] for name in sorted(topics)] + list(_module_docs())
+    documents = [*((f"help({name!r})", topics[name]) for name in sorted(topics)), *_module_docs()]
     held_out = documents[9::20], documents[19::20]
     del documents[9::10]
-    return from_splits("python_docs", (documents, *held_out), min_count=3)
+    return Texts("python_docs", documents, *held_out, min_count=3)
 
 
-def from_file(path: str | Path) -> Corpus:
+def from_file(path: str | Path, tokenizer: AnyTokenizer = BASIC_ENGLISH) -> Corpus:
     """A UTF-8 text file, split by lines: the last twentieth for testing, the one before it for validation.
 
     Args:
         path: the file; blank lines do not count.
+        tokenizer: of ``from_texts``.
 
     Raises:
         FileNotFoundError, IsADirectoryError: ``path`` is not a file.
         ValueError: it is not UTF-8 (the message has the byte offset), or has fewer than three lines with text.
     """
-    path = Path(path)
-    lines = [line for line in _read_utf8(path).splitlines() if line.strip()]
-    if len(lines) < 3:
-        raise ValueError(f"{path} has {len(lines)} lines with text; it needs at least 3, for train, valid and test")
-    n = max(1, len(lines) // 20)
-    return from_splits(path.name, (lines[: -2 * n], lines[-2 * n : -n], lines[-n:]))
+    return from_texts(_file_texts(Path(path)), tokenizer)
+
+
+def _file_texts(path: Path) -> Texts:
+    lines = _read_utf8(path).splitlines(keepends=True)
+    with_text = [i for i, line in enumerate(lines) if line.strip()]
+    if len(with_text) < 3:
+        raise ValueError(f"{path} has {len(with_text)} lines with text; it needs at least 3, for train, valid and test")
+    n = max(1, len(with_text) // 20)
+    parts = lines[: with_text[-2 * n]], lines[with_text[-2 * n] : with_text[-n]], lines[with_text[-n] :]
+    train, valid, test = ([(path.name, "".join(part))] for part in parts)
+    return Texts(path.name, train, valid, test)
 
 
 def _read_utf8(path: Path) -> str:
@@ -78,14 +112,15 @@ def _read_utf8(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte offset {error.start}") from error
 
 
-def _module_docs() -> Iterator[str]:
-    """All docstrings of one module after the other, in the order of their names."""
+def _module_docs() -> Iterator[tuple[str, str]]:
+    """Each file's name below the library's root and all its docstrings, in the order of the modules' names."""
     root = Path(sysconfig.get_path("stdlib"))
     for name in sorted(sys.stdlib_module_names - SKIPPED_PACKAGES):
         for file in (root / f"{name}.py", *sorted((root / name).rglob("*.py"))):
             if file.is_file() and not SKIPPED_PACKAGES & set(file.relative_to(root).parts):
-                text = "\n".join(_docstrings(ast.parse(file.read_bytes())))
-                yield text.encode("utf-8", "replace").decode()  # a docstring may quote half a surrogate pair
+                text = "".join(f"{doc}\n" for doc in _docstrings(ast.parse(file.read_bytes())))
+                # a docstring may quote half a surrogate pair
+                yield file.relative_to(root).as_posix(), text.encode("utf-8", "replace").decode()
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:

@@ -10,7 +10,8 @@ from itertools import chain
 import numpy as np
 
 from devinterp_func import keys
-from devinterp_func.text._vocabulary import Corpus, Vocab, from_splits
+from devinterp_func.text._corpus import Corpus, Texts, from_texts
+from devinterp_func.text._vocabulary import Vocab
 
 PLANTED_PAIRS = 4  # in every planted topic, word 2i is always followed by word 2i + 1, for i below this
 PLANTED_SENTENCES = 6  # sentences in a planted document
@@ -37,14 +38,24 @@ def planted(
     >>> planted(key=0)
     Corpus('planted': 150 types; tokens: train 60,..., valid 3,..., test 3,...)
     """
+    return from_texts(planted_texts(key, n_topics, n_words, n_common, n_tokens))
+
+
+def planted_texts(
+    key: keys.Key | int = 0, n_topics: int = 5, n_words: int = 20, n_common: int = 46, n_tokens: int = 60_000
+) -> Texts:
+    """The documents of ``planted``, named by number and topic."""
     least = {"n_topics": 1, "n_words": 2 * PLANTED_PAIRS, "n_common": 1, "n_tokens": 1}
     for (name, minimum), value in zip(least.items(), (n_topics, n_words, n_common, n_tokens), strict=True):
         if value < minimum:
             raise ValueError(f"planted: {name} is {value}; it must be at least {minimum}")
     sizes = {"train": n_tokens, "valid": n_tokens // 18, "test": n_tokens // 18}
     shape = n_topics, n_words, n_common
-    texts = [_planted_documents(keys.fold_in(key, "planted", split), size, *shape) for split, size in sizes.items()]
-    return from_splits("planted", texts)
+    drawn = (_planted_documents(keys.fold_in(key, "planted", split), size, *shape) for split, size in sizes.items())
+    train, valid, test = (
+        [(f"{i}: topic {topic}", text) for i, (topic, text) in enumerate(documents)] for documents in drawn
+    )
+    return Texts("planted", train, valid, test)
 
 
 def planted_topics(vocab: Vocab) -> dict[int, list[int]]:
@@ -64,15 +75,17 @@ def _planted_name(token: str) -> re.Match[str] | None:
     return re.fullmatch(r"t(\d+)w(\d+)", token)
 
 
-def _planted_documents(key: keys.Key, n_tokens: int, n_topics: int, n_words: int, n_common: int) -> Iterator[str]:
-    """As many documents as n_tokens take, at least one."""
+def _planted_documents(
+    key: keys.Key, n_tokens: int, n_topics: int, n_words: int, n_common: int
+) -> Iterator[tuple[int, str]]:
+    """As many documents as n_tokens take, at least one, with their topics."""
     rng = keys.generator(key)
     length = 0
     while length < max(1, n_tokens):
         topic = int(rng.integers(n_topics))
         sentences = [_planted_sentence(rng, topic, n_words, n_common) for _ in range(PLANTED_SENTENCES)]
         length += sum(map(len, sentences))
-        yield " ".join(chain.from_iterable(sentences))
+        yield topic, " ".join(chain.from_iterable(sentences)) + "\n"
 
 
 def _planted_sentence(rng: np.random.Generator, topic: int, n_words: int, n_common: int) -> list[str]:

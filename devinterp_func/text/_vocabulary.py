@@ -1,22 +1,13 @@
-"""The tokenizer, the frozen vocabulary, and the corpus: three token streams over one vocabulary.
-
-Every corpus is made the same way, by ``from_splits``: three lists of texts (train, valid, test) are tokenised one by
-one and concatenated, the vocabulary is counted on train alone, and what valid and test have beyond it becomes
-``<unk>``.
-"""
+"""The post's tokenizer, and the frozen vocabulary of the words it gives."""
 
 import difflib
-import hashlib
 import json
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import chain
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -33,7 +24,9 @@ class UnknownToken(KeyError):
 
 @dataclass(frozen=True, repr=False)
 class Vocab:
-    """Token strings by id, ``<unk>`` first. ``build_vocab`` makes one from text.
+    """Words by id, ``<unk>`` first. ``build_vocab`` makes one from text.
+
+    ``Subwords`` has the same interface: ``tokens`` for the eye, ``encode``, ``decode``, ``text_of`` and ``index``.
 
     >>> vocab = Vocab(("<unk>", "the", "cat"))
     >>> vocab.encode("The dog, the cat")
@@ -65,7 +58,8 @@ class Vocab:
         return token in self._ids
 
     def __repr__(self) -> str:
-        return f"Vocab({len(self):,} tokens: {' '.join(self.tokens[:8])}{' ...' if len(self) > 8 else ''})"
+        shown = " ".join(self.tokens[:8]) + (" ..." if len(self) > 8 else "")
+        return f"{type(self).__name__}({len(self):,} tokens: {shown})"
 
     def encode(self, words: str | Iterable[str]) -> Int64[Tensor, "n"]:
         """Ids of words, or of a text, which is tokenised first; unknown words get the id of ``<unk>``, 0."""
@@ -84,6 +78,14 @@ class Vocab:
                 raise IndexError(f"token id {number} is out of range; this vocabulary has ids 0 to {len(self) - 1}")
         return [self.tokens[number] for number in numbers]
 
+    def text_of(self, ids: Int64[Tensor, "n"] | Iterable[int]) -> str:
+        """The text that ids stand for: here the words with spaces between them."""
+        return " ".join(self.decode(ids))
+
+    def to_json(self) -> str:
+        """All that the vocabulary is, as JSON; a corpus is packed with it."""
+        return json.dumps(self.tokens, ensure_ascii=False)
+
     def index(self, token: str) -> int:
         """Id of a token that must be there.
 
@@ -95,40 +97,6 @@ class Vocab:
         near = difflib.get_close_matches(token.lower(), self.tokens, n=5)
         hint = f"the nearest are {', '.join(map(repr, near))}" if near else "none resembles it"
         raise UnknownToken(f"{token!r} is not among the {len(self):,} tokens of this vocabulary; {hint}")
-
-
-class Corpus(NamedTuple):
-    """Three token streams over one vocabulary.
-
-    Args:
-        name: for people; not part of the fingerprint.
-        vocab: counted on train.
-        train, valid, test: token ids, each split's texts one after the other.
-    """
-
-    name: str
-    vocab: Vocab
-    train: Int64[Tensor, "n_train"]
-    valid: Int64[Tensor, "n_valid"]
-    test: Int64[Tensor, "n_test"]
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in ("train", "valid", "test"))
-        return f"Corpus({self.name!r}: {len(self.vocab):,} types; tokens: {sizes})"
-
-
-def from_splits(name: str, splits: Iterable[Iterable[str]], min_count: int = 1) -> Corpus:
-    """The corpus of three lists of texts (lines or documents): train, valid, test."""
-    table: defaultdict[str, int] = defaultdict()
-    table.default_factory = table.__len__  # numbers words as they first occur, at the speed of a dict look-up
-    streams = [_number(texts, table) for texts in splits]
-    for split, stream in zip(("train", "valid", "test"), streams, strict=True):
-        if not len(stream):
-            raise ValueError(f"corpus {name!r}: the {split} split has no tokens")
-    counts = np.bincount(streams[0], minlength=len(table))  # 0 for words that only valid and test have
-    vocab = build_vocab(dict(zip(table, counts.tolist(), strict=True)), min_count)
-    ids = vocab.encode(list(table)).numpy()
-    return Corpus(name, vocab, *(torch.from_numpy(ids[stream]) for stream in streams))
 
 
 def tokenize(line: str) -> list[str]:
@@ -157,35 +125,6 @@ def build_vocab(tokens: Iterable[str] | Mapping[str, int], min_count: int = 1) -
     counts = Counter(tokens)
     known = (token for token, count in counts.items() if count >= min_count and token != UNK)
     return Vocab((UNK, *sorted(known, key=lambda token: (-counts[token], token))))
-
-
-def fingerprint(corpus: Corpus) -> str:
-    """SHA-256 (hex) of the vocabulary and the three streams: equal for equal data, whatever its name or source."""
-    # surrogatepass: a token may be any str, also one that has no UTF-8
-    digest = hashlib.sha256(json.dumps(corpus.vocab.tokens, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-    for stream in (corpus.train, corpus.valid, corpus.test):
-        digest.update(f"\n{len(stream)}\n".encode())
-        digest.update(stream.cpu().numpy().astype("<i8").tobytes())
-    return digest.hexdigest()
-
-
-def pack(corpus: Corpus) -> dict[str, Tensor]:
-    """The corpus as tensors, token ids in 32 bits: a run directory holds its text."""
-    # JSON, as a token may hold any character; surrogatepass, as it may be any str, also one that has no UTF-8
-    written = json.dumps(corpus.vocab.tokens, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    words = torch.frombuffer(bytearray(written), dtype=torch.uint8)
-    return {"vocab": words} | {split: getattr(corpus, split).int() for split in ("train", "valid", "test")}
-
-
-def unpack(name: str, tensors: dict[str, Tensor]) -> Corpus:
-    """The corpus that ``pack`` packed."""
-    vocab = Vocab(tuple(json.loads(tensors["vocab"].numpy().tobytes().decode("utf-8", "surrogatepass"))))
-    return Corpus(name, vocab, *(tensors[split].long() for split in ("train", "valid", "test")))
-
-
-def _number(texts: Iterable[str], table: Mapping[str, int]) -> np.ndarray:
-    words = chain.from_iterable(map(_basic_english(), texts))
-    return np.fromiter(map(table.__getitem__, words), dtype=np.int64)
 
 
 @cache

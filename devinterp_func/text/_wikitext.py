@@ -7,17 +7,22 @@ it was.
 import hashlib
 import io
 import os
+import re
 import sys
 import tempfile
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 from devinterp_func import __version__
-from devinterp_func.text._vocabulary import Corpus, from_splits
+from devinterp_func.text._corpus import BASIC_ENGLISH, Corpus, Texts, from_texts
+from devinterp_func.text._subwords import AnyTokenizer
 
 WIKITEXT2_FILES = ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens")
 WIKITEXT2_URL = "https://wikitext.smerity.com/wikitext-2-v1.zip"
 WIKITEXT2_MD5 = "542ccefacc6c27f945fb54453812b3cd"
+# " = Title = " between blank lines; a section has more equals signs, and wins and losses in tables no blank lines.
+TITLE = re.compile(r"(?:\A|^[ \t]*\n) = (?!= )(.+) = \n(?=[ \t]*$)", re.MULTILINE)
 USER_AGENT = f"devinterp_func/{__version__} (Python)"  # the host refuses urllib's default
 
 
@@ -25,23 +30,37 @@ class DownloadError(OSError):
     """WikiText-2 could not be downloaded; the message names the address, the fault and what to do instead."""
 
 
-def wikitext2(directory: str | Path | None = None) -> Corpus:
+def wikitext2(directory: str | Path | None = None, tokenizer: AnyTokenizer = BASIC_ENGLISH) -> Corpus:
     """WikiText-2 (Merity et al. 2016, *Pointer Sentinel Mixture Models*), the post's training set.
 
     2,049,990 train tokens of 28,782 types with the post's tokenizer. Looks for ``wiki.train.tokens``,
     ``wiki.valid.tokens`` and ``wiki.test.tokens`` in ``directory``, or else in ``$WIKITEXT2_DIR`` and in the user's
-    cache, to which it downloads them (4.5 MB) when neither has them.
+    cache, to which it downloads them (4.5 MB) when neither has them. A document is an article, named by its title.
 
     Args:
         directory: where the files are; then nothing else is tried.
+        tokenizer: of ``from_texts``.
 
     Raises:
         FileNotFoundError: ``directory`` is given and lacks a file.
         DownloadError: no copy here and the download failed.
     """
+    return from_texts(wikitext2_texts(directory), tokenizer)
+
+
+def wikitext2_texts(directory: str | Path | None = None) -> Texts:
+    """The articles of ``wikitext2``, from the same places."""
     folder = _wikitext2_folder(None if directory is None else Path(directory))
-    lines = {file: (folder / file).read_text(encoding="utf-8").splitlines() for file in WIKITEXT2_FILES}
-    return from_splits("wikitext2", lines.values())
+    train, valid, test = (_articles((folder / file).read_text(encoding="utf-8")) for file in WIKITEXT2_FILES)
+    return Texts("wikitext2", train, valid, test)
+
+
+def _articles(text: str) -> list[tuple[str, str]]:
+    """(title, text) of each; what comes before the first title is a document without one."""
+    titles = list(TITLE.finditer(text))
+    edges = [*(title.start() for title in titles), len(text)]
+    found = [(title[1], text[i:j]) for title, (i, j) in zip(titles, pairwise(edges), strict=True)]
+    return [("(no title)", text[: edges[0]])] * (edges[0] > 0) + found
 
 
 def _wikitext2_folder(directory: Path | None) -> Path:

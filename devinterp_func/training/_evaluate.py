@@ -1,25 +1,33 @@
-"""The mean loss of a text."""
+"""The mean loss of some data."""
+
+from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from devinterp_func import batches, per_example, units
-from devinterp_func.models import Config
-from devinterp_func.training._recipe import Recipe
+from devinterp_func import batches, per_example, tree
+from devinterp_func.graph import Graph, n_positions
 from devinterp_func.tree import Params
 
 
 @torch.no_grad()
-def evaluate(params: Params, stream: Int[Tensor, "T"], config: Config, recipe: Recipe) -> float:
-    """Mean loss in nats a token over a token stream, without dropout; its exponential is the perplexity."""
-    W_U = params[units.UNEMBEDDING]
-    data = batches.chunk(stream, recipe.context)
-    buffer = W_U.new_empty(config.vocab_size, recipe.batch_size * recipe.context)
-    total = 0.0
-    for start in range(0, len(data.tokens), recipe.batch_size):
-        tokens, targets = (x[start : start + recipe.batch_size].to(W_U.device) for x in data)
-        whole = len(tokens) == recipe.batch_size
-        losses = per_example.losses(params, tokens, targets, config, buffer if whole else None)
+def evaluate(graph: Graph, params: Params, data: Any, batch_size: int = 20) -> float:
+    """Mean loss over data, without dropout; of text in nats a token, so that its exponential is the perplexity.
+
+    Args:
+        graph, params: the model.
+        data: tensors with a leading N.
+        batch_size: data run at once.
+    """
+    device, n, total = next(iter(params.values())).device, batches.n_data(data), 0.0
+    buffer = None
+    if graph.head is not None:
+        some = params[graph.head.weight]
+        buffer = some.new_empty(graph.vocab_size, min(batch_size, n) * n_positions(graph))
+    for start in range(0, n, batch_size):
+        batch = tree.map(lambda x, start=start: x[start : start + batch_size].to(device), tuple(data))
+        size = batches.n_data(batch)
+        scratch = None if buffer is None else buffer.flatten()[: len(buffer) * size * n_positions(graph)]
+        scratch = None if scratch is None else scratch.view(len(buffer), -1)  # type: ignore[arg-type]
+        losses = per_example.data_losses(graph, params, *batch, buffer=scratch)
         total += float(losses.sum(dtype=torch.float64))
-    return total / data.tokens.numel()
+    return total / n

@@ -6,16 +6,15 @@ step's complete deltas are there again from the nearest snapshot (``records.repl
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from devinterp_func import checks, keys, models, optim, per_example, tree, units
-from devinterp_func.batches import Data
-from devinterp_func.models import Config
+from devinterp_func import batches, keys, optim, per_example, tree
+from devinterp_func.graph import Graph, Masks, check_batch, choose, draw_masks, in_order, n_positions
 from devinterp_func.optim import StepInfo
 from devinterp_func.per_example import Capture, Factor
 from devinterp_func.training._recipe import Recipe, order, total_steps
@@ -40,24 +39,29 @@ class Move(NamedTuple):
         return f"Move(step={self.step}, loss={self.losses.mean():.4f}, {self.info})"
 
 
-def initial(config: Config, recipe: Recipe) -> Params:
+@runtime_checkable
+class Starts(Protocol):
+    """What has initial weights, such as ``models.Model``."""
+
+    @property
+    def init(self) -> Callable[[keys.Key | int], Params]: ...
+
+
+def initial(model: Starts, recipe: Recipe) -> Params:
     """The weights before step 0."""
-    return models.init(config, key=keys.fold_in(recipe.seed, "init"))
+    return model.init(keys.fold_in(recipe.seed, "init"))
 
 
-def masks_of(config: Config, recipe: Recipe, epoch: int, datum: Int[Tensor, "n"]) -> models.Masks | None:
+def masks_of(graph: Graph, recipe: Recipe, epoch: int, datum: Int[Tensor, "n"]) -> Masks | None:
     """Dropout masks of some data in an epoch, stacked: each a function of (seed, epoch, datum id) alone."""
-    if config.dropout == 0:
-        return None
     key = keys.fold_in(recipe.seed, "dropout", epoch)
-    each = [keys.fold_in(key, j) for j in datum.tolist()]
-    return models.stacked_dropout_masks(config, recipe.context, each=each)
+    return draw_masks(graph, [keys.fold_in(key, j) for j in datum.tolist()])
 
 
 def moves(
+    graph: Graph,
     params: Params,
-    data: Data,
-    config: Config,
+    data: Any,
     recipe: Recipe,
     *,
     captured: Patterns = (),
@@ -71,37 +75,38 @@ def moves(
     divisor still the batch size n, and what it is clipped by follows from it. A step without data is not made.
 
     Args:
+        graph: of the loss of one example.
         params: weights before step ``start``, on the device to work on.
-        data: the training data; ``datum`` ids are its rows.
-        config, recipe: model and recipe.
-        captured: which units' factors the moves carry, as name patterns (``units.choose``).
+        data: the training data, tensors with a leading N; ``datum`` ids are their rows.
+        recipe: how it is trained.
+        captured: which units' factors the moves carry, as name patterns (``graph.choose``).
         start, stop: steps; ``stop`` defaults to the end of the schedule.
         removed: of each step from ``start`` on, which places of its batch are left out; none by default.
 
     Raises:
-        ValueError: if params are not those of config, a pattern or a token is not there, or ``removed`` is not of these
-            steps.
+        ValueError: params or data do not fit the graph, a pattern or a token is not there, or ``removed`` is not of
+            these steps.
         FloatingPointError: if a gradient is NaN or infinite; step, unit and datum are named.
     """
-    params = models.in_order(params, config)
-    units.choose(params, captured)  # an error before the work
-    for name, ids in data._asdict().items():
-        checks.token_ids(name, ids, config.vocab_size)
-    W_U = params[units.UNEMBEDDING]
-    device, buffer = W_U.device, W_U.new_empty(config.vocab_size, recipe.batch_size * recipe.context)
-    stop = total_steps(recipe, len(data.tokens)) if stop is None else stop
+    params = in_order(graph, params)
+    choose(graph, captured)  # an error before the work
+    check_batch(graph, tuple(data))
+    n_data, buffer = batches.n_data(data), _logits_buffer(graph, params, recipe)
+    device = next(iter(params.values())).device
+    stop = total_steps(recipe, n_data) if stop is None else stop
     if removed is not None and removed.shape != (stop - start, recipe.batch_size):
         wanted = (stop - start, recipe.batch_size)
         raise ValueError(f"removed is {tuple(removed.shape)}; of steps {start} to {stop} it must be {wanted}")
-    for step, epoch, batch, ids in order(recipe, len(data.tokens), start, stop):
+    for step, epoch, batch, ids in order(recipe, n_data, start, stop):
         datum = ids if removed is None else ids[~removed[step - start]]
         if not len(datum):
             continue
-        masks = masks_of(config, recipe, epoch, datum)
-        tokens, targets = (x[datum].to(device) for x in data)
+        masks = masks_of(graph, recipe, epoch, datum)
         masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
-        scratch = buffer.flatten()[: len(buffer) * tokens.numel()].view(len(buffer), -1)
-        capture = per_example.capture(params, tokens, targets, config, masks, captured, scratch)
+        taken = tree.map(lambda x, datum=datum: x[datum].to(device), tuple(data))
+        scratch = None if buffer is None else buffer.flatten()[: len(buffer) * len(datum) * n_positions(graph)]
+        scratch = None if scratch is None else scratch.view(graph.vocab_size, -1)
+        capture = per_example.capture(graph, params, *taken, masks=masks, units=captured, buffer=scratch)
         mean_grads = capture.mean_grads
         if len(datum) < recipe.batch_size:
             mean_grads = tree.scale(mean_grads, len(datum) / recipe.batch_size)
@@ -114,12 +119,21 @@ def moves(
         params = after
 
 
+def _logits_buffer(graph: Graph, params: Params, recipe: Recipe) -> Float[Tensor, "V nC"] | None:
+    """Scratch for a batch's logits, used again at every step."""
+    if graph.head is None:
+        return None
+    return params[graph.head.weight].new_empty(graph.vocab_size, recipe.batch_size * n_positions(graph))
+
+
 def _blame(step: int, datum: Int[Tensor, "n"], capture: Capture) -> str:
     """Says which unit and datum made a step's gradient NaN or infinite."""
     unit = next((name for name, g in capture.mean_grads.items() if not torch.isfinite(g).all()), "their sum")
     bad = ~torch.isfinite(capture.losses)
     for factor in capture.factors.values():
-        bad |= ~torch.isfinite(factor.signals.flatten(1)).all(1)
+        for part in tree.leaves(factor):
+            if isinstance(part, Tensor) and part.is_floating_point():
+                bad |= ~torch.isfinite(part.flatten(1)).all(1)
     culprits = datum[bad.cpu()].tolist() or datum.tolist()
     return (
         f"step {step}: the gradient of {unit} is NaN or infinite, through datum {', '.join(map(str, culprits))}. "

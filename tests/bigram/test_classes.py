@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from run_builders import PLANTED
-from strategies import SMALL, some, weights
+from strategies import SMALL, graph_of, some, weights
 
 from devinterp_func import batches, bigram, keys, models
 from devinterp_func.bigram import CLASSES, _classes
@@ -75,7 +75,7 @@ def test_losses_are_means_over_each_classs_positions(monkeypatch, at_once):
         logits = models.apply(params, tokens[j], SMALL)
         for c in range(4):
             each[int(kind[j, c])].append(float(logits[c].logsumexp(0) - logits[c, targets[j, c]]))
-    found = bigram.class_losses(params, texts, SMALL).tolist()
+    found = bigram.class_losses(graph_of(SMALL, context=4), params, texts).tolist()
     assert found[:2] == pytest.approx([sum(each[i]) / len(each[i]) for i in range(2)]) and math.isnan(found[2])
 
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
-from strategies import SMALL, batch, some, weights
+from strategies import SMALL, batch, graph_of, some, weights
 
-from devinterp_func import bigram, keys, models, stats
+from devinterp_func import bigram, graph, keys, models, stats
 from devinterp_func.bigram import Pairs, _correlations
 
 STREAM = torch.randint(0, SMALL.vocab_size**2, (400,), generator=torch.Generator().manual_seed(2)).sqrt().long()
@@ -26,12 +26,12 @@ def test_centred_rows_have_no_mean_in_the_corpus():
 def test_one_token_and_mean_logit_are_the_models():
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=70)
     W_U, bias = params["decoder.weight"], params["decoder.bias"]
-    read = _correlations.one_token(params, SMALL)
+    read = _correlations.one_token(graph_of(SMALL), params)
     for token in range(SMALL.vocab_size):
         logits = models.apply(params, torch.tensor([token]), SMALL)[0]
         torch.testing.assert_close(W_U @ read[token] + bias, logits)
     logits = torch.cat([models.apply(params, one, SMALL) for one in tokens])
-    torch.testing.assert_close(_correlations.mean_logit(params, tokens, SMALL), logits.mean(0))
+    torch.testing.assert_close(_correlations.mean_logit(graph_of(SMALL), params, tokens), logits.mean(0))
 
 
 @some
@@ -86,7 +86,8 @@ def test_every_correlation_is_that_of_its_measure_by_hand():
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=4)
     V, d = SMALL.vocab_size, SMALL.d_model
     sets = bigram.pair_sets(COUNTS, 2, 30, key=1)
-    found = {(c.measure, c.among): c for c in bigram.correlations(params, COUNTS, sets, tokens, SMALL, key=0)}
+    every = bigram.correlations(graph_of(SMALL), params, COUNTS, sets, tokens, key=0)
+    found = {(c.measure, c.among): c for c in every}
     U, E, bias = params["decoder.weight"], params["embedding.weight"] * math.sqrt(d), params["decoder.bias"]
     logits = torch.cat([models.apply(params, one, SMALL) for one in tokens]).mean(0)
     after = [sum(int(COUNTS.first[a]) * float(U[b] @ E[a]) for a in range(V)) for b in range(V)]
@@ -106,7 +107,8 @@ def test_every_correlation_is_that_of_its_measure_by_hand():
     def less_mean(x, n):
         return x - sum(int(n[v]) * x[v] for v in range(V)) / int(n.sum())
 
-    alone = torch.stack([models.stream(params, torch.tensor([v]), SMALL)[0] for v in range(V)])
+    single = graph_of(SMALL, context=1)
+    alone = torch.stack([graph.streams(single, params, (torch.tensor([[v]]),))[0, 0] for v in range(V)])
     ways = {
         "direct path": (U, E),
         "direct path, centred": (less_mean(U, COUNTS.second), less_mean(E, COUNTS.first)),

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from devinterp_func import bigram, keys
 from devinterp_func.bigram import _decoder
+from devinterp_func.per_example import Lookup, Outer
 
 small = settings(max_examples=80, deadline=None)
 DTYPES = [torch.float32, torch.float64]
@@ -332,18 +333,23 @@ def updates(step: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return dW_U, dW_E
 
 
+def rows_of(step: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of each datum's updates at the pairs, from factors."""
+    dW_U = Outer(step["stream"], step["signal"])
+    dW_E = Lookup(step["tokens"], step["rows"], len(step["W_E"]))
+    return _decoder.datum_rows(dW_U, step["output"]), _decoder.datum_rows(dW_E, step["input"])
+
+
 def split(step: dict[str, Tensor]) -> _decoder.DatumShifts:
-    dW_U_rows = _decoder.unembedding_rows(step["signal"][..., step["output"]], step["stream"])
-    dW_E_rows = _decoder.embedding_rows(step["input"], step["tokens"], step["rows"])
+    dW_U_rows, dW_E_rows = rows_of(step)
     return _decoder.datum_shifts(step["output"], step["input"], step["W_U"], step["W_E"], dW_U_rows, dW_E_rows)
 
 
 @small
 @given(factored_steps())
-def test_the_helpers_gather_rows_of_the_dense_updates(step: dict[str, Tensor]) -> None:
+def test_rows_are_those_of_the_dense_updates(step: dict[str, Tensor]) -> None:
     dW_U, dW_E = updates(step)
-    dW_U_rows = _decoder.unembedding_rows(step["signal"][..., step["output"]], step["stream"])
-    dW_E_rows = _decoder.embedding_rows(step["input"], step["tokens"], step["rows"])
+    dW_U_rows, dW_E_rows = rows_of(step)
     assert torch.equal(dW_U_rows, dW_U[:, step["output"]]) and torch.equal(dW_E_rows, dW_E[:, step["input"]])
 
 

@@ -4,13 +4,13 @@ from collections.abc import Generator
 
 import pytest
 import torch
-from run_builders import PLANTED
-from run_builders import SMALL as CONFIG
+from run_builders import MODEL, PLANTED
 
-from devinterp_func import batches, bigram, records, training
-from devinterp_func.bigram import W_E, W_U, Shifts, _shifts
+from devinterp_func import batches, bigram, graph, records, training
+from devinterp_func.bigram import Shifts, _shifts
 
-V = CONFIG.vocab_size
+V = len(PLANTED.vocab)
+W_U, W_E = "decoder.weight", "embedding.weight"
 
 
 def replayed(walked, step):
@@ -62,10 +62,10 @@ def test_the_split_over_data_is_that_of_their_own_updates(walked, step):
 def test_missed_is_what_the_split_leaves_of_the_worst_shift(walked):
     """With the factor of the embedding taken away, the split misses the terms it is in."""
     step = int(walked.shifts.embedding.abs().amax(1).argmax())
-    (move,) = walked.run.moves(step, step + 1, captured=bigram.capture_units(walked.run.params(0)))
+    (move,) = walked.run.moves(step, step + 1, captured=bigram.capture_units(walked.run.graph))
     lookup = move.factors[W_E]
     broken = move._replace(factors=move.factors | {W_E: lookup._replace(signals=0 * lookup.signals)})
-    found = _shifts.step_shifts(broken, walked.run.data.targets[move.datum], 6, 7, *walked.pairs)
+    found = _shifts.step_shifts(walked.run.graph, broken, 7, *walked.pairs)
     lost = float((walked.shifts.embedding[step] + walked.shifts.cross[step]).abs().max())
     assert float(found.missed) == pytest.approx(lost, rel=1e-4) and lost > 0.01
 
@@ -73,11 +73,12 @@ def test_missed_is_what_the_split_leaves_of_the_worst_shift(walked):
 def test_the_split_of_a_step_without_some_data_adds_up():
     """The divisor of the mean gradient stays the batch size."""
     recipe, data = training.Recipe(context=10, batch_size=6), batches.chunk(PLANTED.train, 10)
-    params, removed = training.initial(CONFIG, recipe), torch.zeros(1, 6, dtype=torch.bool)
+    params, removed = training.initial(MODEL, recipe), torch.zeros(1, 6, dtype=torch.bool)
     removed[0, [1, 4]] = True
-    captured = bigram.capture_units(params)
-    (move,) = training.moves(params, data, CONFIG, recipe, captured=captured, start=0, stop=1, removed=removed)
-    found = _shifts.step_shifts(move, data.targets[move.datum], 6, 5, torch.tensor([0]), torch.tensor([0]))
+    made = graph.of(MODEL.loss, params, data.tokens[0], data.targets[0])
+    captured = bigram.capture_units(made)
+    (move,) = training.moves(made, params, data, recipe, captured=captured, start=0, stop=1, removed=removed)
+    found = _shifts.step_shifts(made, move, 5, torch.tensor([0]), torch.tensor([0]))
     assert float(found.value().abs().min()) > 1e-3 and float(found.missed) < 1e-6
 
 
@@ -146,6 +147,7 @@ def test_bad_input_is_named(walked, tmp_path, wrong, message):
 
 
 def test_a_step_without_the_factors_says_how_to_make_it(walked):
-    move = next(walked.run.moves(0, 1))
-    with pytest.raises(ValueError, match=r"make it with captured=\('embedding.weight', 'layers.1.norm2.weight'\)"):
-        bigram.datum_split(move, walked.run.data.targets[move.datum], 6, *walked.pairs)
+    for captured in ((), (W_E,), (W_U,)):
+        move = next(walked.run.moves(0, 1, captured=captured))
+        with pytest.raises(ValueError, match=r"make it with captured=\('decoder.weight', 'embedding.weight'\)"):
+            bigram.datum_split(walked.run.graph, move, *walked.pairs)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import some
 
 from devinterp_func import bigram, keys
-from devinterp_func.bigram import RANKED, W_E, W_U, Pairs, Span
+from devinterp_func.bigram import RANKED, Pairs, Span
 
 
 @some
@@ -107,12 +107,12 @@ def less_mean(x, n):
 def test_net_changes_are_those_of_the_dense_decoder(walked):
     V, least = len(walked.counts.first), 2
     before, after = (walked.run.params(step) for step in (20, 60))
-    rows = list(bigram.net_changes(before, after, walked.counts, least, most=5, each=2))
+    rows = list(bigram.net_changes(walked.run.graph, before, after, walked.counts, least, most=5, each=2))
     for ranked in RANKED:
         part = [row for row in rows if row.ranked == ranked]
         dense = []
         for params in (before, after):
-            U, E = params[W_U].double(), params[W_E].double()
+            U, E = params["decoder.weight"].double(), params["embedding.weight"].double()
             if "centred" in ranked:
                 U = (
                     U

@@ -68,9 +68,9 @@ def test_spans_are_summed_up_under_their_names(walked):
 
 def test_net_changes_are_before_and_after(walked):
     before, after = (walked.run.params(step) for step in (20, 60))
-    frame = tables.net_frame(before, after, Span(20, 60), walked.counts, least=2, most=5)
+    frame = tables.net_frame(walked.run.graph, before, after, Span(20, 60), walked.counts, least=2, most=5)
     assert typed(frame, tables.BIGRAM_NET) and frame["ranked"].unique(maintain_order=True).to_list() == list(RANKED)
-    found = bigram.net_changes(before, after, walked.counts, 2, 5)
+    found = bigram.net_changes(walked.run.graph, before, after, walked.counts, 2, 5)
     for row, change in zip(frame.iter_rows(named=True), found, strict=True):
         assert (row["input"], row["output"], row["ranked"]) == (change.input, change.output, change.ranked)
         assert (row["before"], row["after"]) == (change.before, change.after)
@@ -109,18 +109,18 @@ def test_sizes_are_means_over_windows(walked):
 
 def test_checks_show_sums_and_weights_at_each_snapshot(walked):
     passed = [(step, walked.run.params(step)) for step in (20, 75)]
-    frame = tables.check_frame(walked.shifts, passed, walked.pairs)
+    frame = tables.check_frame(walked.run.graph, walked.shifts, passed, walked.pairs)
     assert frame["step"].to_list() == [20, 75] and frame["pairs"].to_list() == [3, 3]
     assert max(frame["missed"].to_list()) < 1e-12
-    dense = [bigram.decoder(params[bigram.W_U], params[bigram.W_E]) for _, params in passed]
+    dense = [bigram.decoder(*bigram.decoder_matrices(walked.run.graph, params)) for _, params in passed]
     largest = [max(abs(float(W[pair])) for pair in zip(*walked.pairs, strict=True)) for W in dense]
     assert frame["largest entry"].to_list() == pytest.approx(largest, rel=1e-4)
-    wrong = tables.check_frame(walked.shifts, [(20, walked.run.params(40))], walked.pairs)
+    wrong = tables.check_frame(walked.run.graph, walked.shifts, [(20, walked.run.params(40))], walked.pairs)
     assert wrong["missed"][0] > 1e-3
 
 
 def test_without_snapshots_or_shifts_tables_keep_their_columns(walked, tmp_path):
-    empty = tables.check_frame(walked.shifts, [], walked.pairs)
+    empty = tables.check_frame(walked.run.graph, walked.shifts, [], walked.pairs)
     assert empty.height == 0 and typed(empty, tables.BIGRAM_CHECKS)
     results.write_table(tmp_path, "bigram_checks", empty)
     assert results.read_table(tmp_path, "bigram_checks", tables.BIGRAM_CHECKS).equals(empty)
@@ -177,7 +177,7 @@ def test_a_walks_tables_are_of_its_own_steps(walked, folder):
         net = read(f"{name}_net", tables.BIGRAM_NET)
         for span in spans:
             around = walked.run.params(span.start), walked.run.params(span.stop)
-            expected = tables.net_frame(*around, span, walked.counts, 2)
+            expected = tables.net_frame(walked.run.graph, *around, span, walked.counts, 2)
             assert net.filter(pl.col("from step") == span.start).equals(expected)
 
 

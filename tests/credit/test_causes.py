@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from strategies import graph_of
 
 from devinterp_func import batches, credit, keys, models, per_example, text, training, units
 from devinterp_func.batches import Data
@@ -14,14 +15,16 @@ from devinterp_func.training import Recipe
 
 CORPUS = text.planted(key=0, n_tokens=8000)
 CONFIG = Config(len(CORPUS.vocab), d_model=8, n_heads=2, d_hidden=6, n_layers=1, dropout=0.0)
+MODEL, GRAPH = models.transformer(CONFIG), graph_of(CONFIG, torch.float32, 12)
 RECIPE = Recipe(context=12, batch_size=6, n_steps=8)
+START = training.initial(MODEL, RECIPE)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
 PAIRS = dict(list(text.planted_bigrams(CORPUS.vocab).items())[:2])
 
 
 @pytest.fixture(scope="module")
 def study():
-    return credit.planted_causes(DATA, CORPUS.valid, PAIRS, CONFIG, RECIPE)
+    return credit.planted_causes(GRAPH, START, DATA, CORPUS.valid, PAIRS, RECIPE)
 
 
 def test_a_probe_is_the_mean_over_the_first_prompts_that_end_in_the_word():
@@ -30,13 +33,13 @@ def test_a_probe_is_the_mean_over_the_first_prompts_that_end_in_the_word():
     stream = CORPUS.valid
     ends = [t for t in range(PROMPT - 1, len(stream)) if int(stream[t]) == first][:3]
     expected = [models.apply(params, stream[t - PROMPT + 1 : t + 1], CONFIG)[-1].log_softmax(0)[second] for t in ends]
-    probe = follower_probe(stream, first, second, CONFIG, texts=3)
+    probe = follower_probe(GRAPH, stream, first, second, texts=3)
     torch.testing.assert_close(probe.value(params), torch.stack(expected).mean())
 
 
 def test_a_word_that_no_prompt_ends_in_is_named():
     with pytest.raises(ValueError, match="no 10 tokens of the stream end in token 5"):
-        follower_probe(torch.tensor([5] * 9 + [3] * 20), 5, 3, CONFIG)
+        follower_probe(GRAPH, torch.tensor([5] * 9 + [3] * 20), 5, 3)
 
 
 def test_the_cause_is_where_the_second_word_follows_the_first(study):
@@ -51,17 +54,17 @@ def test_the_cause_is_where_the_second_word_follows_the_first(study):
 
 
 def study_ids():
-    moves = training.moves(training.initial(CONFIG, RECIPE), DATA, CONFIG, RECIPE)
+    moves = training.moves(GRAPH, START, DATA, RECIPE)
     return sorted({int(j) for move in moves for j in move.datum})
 
 
 def test_scores_are_sums_over_each_datums_steps_of_probes_on_texts_not_trained_on(study):
     """Credits by a loop over the steps; the probes read ``held_out`` and nothing else."""
-    followed = [follower_probe(CORPUS.valid, *pair, CONFIG) for pair in PAIRS.items()]
-    trained = [follower_probe(CORPUS.train, *pair, CONFIG) for pair in PAIRS.items()]
+    followed = [follower_probe(GRAPH, CORPUS.valid, *pair) for pair in PAIRS.items()]
+    trained = [follower_probe(GRAPH, CORPUS.train, *pair) for pair in PAIRS.items()]
     ids = study_ids()
     sums = {name: torch.zeros(2, len(ids), dtype=torch.float64) for name in ("credit", "start", "norm", "train")}
-    for move in training.moves(training.initial(CONFIG, RECIPE), DATA, CONFIG, RECIPE, captured=units.EVERY):
+    for move in training.moves(GRAPH, START, DATA, RECIPE, captured=units.EVERY):
         place = [ids.index(int(j)) for j in move.datum]
         found = credit.split_change(move, followed, 1, at_start=True)
         sums["credit"][:, place] += found.credit.sum(-1)
@@ -94,4 +97,4 @@ def test_precision_is_the_share_of_causes_among_the_highest_data():
 
 def test_pairs_are_needed():
     with pytest.raises(ValueError, match="there are no pairs"):
-        credit.planted_causes(DATA, CORPUS.valid, {}, CONFIG, replace(RECIPE, n_steps=1))
+        credit.planted_causes(GRAPH, START, DATA, CORPUS.valid, {}, replace(RECIPE, n_steps=1))

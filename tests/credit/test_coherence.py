@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_builders import MODEL, recorded
 from run_builders import PLANTED as CORPUS
 from run_builders import SMALL as CONFIG
-from run_builders import recorded
-from strategies import factor_arrays, factors_of, few
+from strategies import factor_arrays, factors_of, few, graph_of
 
 from devinterp_func import batches, credit, per_example, records, training, tree
 from devinterp_func.credit import Coherence, _coherence
@@ -29,8 +29,8 @@ def losses(params):
 
 @pytest.fixture(scope="module")
 def moves():
-    start = tree.map(torch.Tensor.double, training.initial(CONFIG, RECIPE))
-    return list(training.moves(start, DATA, CONFIG, RECIPE, captured=("layers.*",), stop=5))
+    start, graph = tree.map(torch.Tensor.double, training.initial(MODEL, RECIPE)), graph_of(CONFIG, context=10)
+    return list(training.moves(graph, start, DATA, RECIPE, captured=("layers.*",), stop=5))
 
 
 @pytest.fixture(scope="module")

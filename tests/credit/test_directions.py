@@ -9,9 +9,9 @@ from run_builders import PLANTED as CORPUS
 from run_builders import recorded
 from strategies import few, floats, seeds
 
-from devinterp_func import batches, credit, per_example
+from devinterp_func import batches, credit, keys, per_example
 from devinterp_func.credit import DirectionName, TokenAmounts, _directions
-from devinterp_func.per_example import Bias, Outer
+from devinterp_func.per_example import Bias, Outer, Sum
 from devinterp_func.records import Recording
 from devinterp_func.show import tables
 from devinterp_func.training import Recipe
@@ -35,6 +35,10 @@ def walked(run):
     steps = list(credit.directions(run, pairs, 8, 16))
     assert [step for step, _ in steps] == list(range(8, 16))
     return change, pairs, names, steps[-1][1]
+
+
+def normal(shape, seed):
+    return torch.from_numpy(keys.generator(seed).normal(size=shape)).float()
 
 
 def quadratic(pair, matrix):
@@ -127,6 +131,14 @@ def test_amounts_sum_over_positions_to_the_datums_own_shift(inputs, signals, see
     found = _directions.direction_amounts({"w": pair}, {"w": factor})
     expected = torch.einsum("ro,noi,ri->nr", pair.output, per_example.form(factor), pair.input)
     torch.testing.assert_close(found.sum(1), expected, atol=1e-9, rtol=1e-9)
+
+
+def test_a_map_that_is_used_twice_has_the_amounts_of_both_uses():
+    pair = _directions.rotated_directions(torch.ones(3, 4), 2, key=0)
+    one, other = (Outer(normal((2, 5, 4), seed), normal((2, 5, 3), seed + 2)) for seed in (0, 1))
+    apart = [_directions.direction_amounts({"w": pair}, {"w": factor}) for factor in (one, other)]
+    both = _directions.direction_amounts({"w": pair}, {"w": Sum((one, other))})
+    torch.testing.assert_close(both, apart[0] + apart[1])
 
 
 def test_units_that_the_run_did_not_capture_are_looked_at_too(run):
@@ -225,15 +237,16 @@ def test_errors_say_what_there_is(run):
     pair = _directions.rotated_directions(torch.ones(8, 8), 1, key=0)
     with pytest.raises(ValueError, match="w has no factors of a linear map; the step has those of v"):
         _directions.direction_amounts({"w": pair}, {"v": Outer(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8))})
-    with pytest.raises(ValueError, match="w has no factors of a linear map"):
-        _directions.direction_amounts({"w": pair}, {"w": Bias(torch.zeros(1, 1, 8))})
+    map, longer, bias = Outer(*torch.zeros(2, 1, 1, 8)), Outer(*torch.zeros(2, 1, 2, 8)), Bias(torch.zeros(1, 1, 8))
+    for factor in (bias, map._replace(shape=(8, 2, 2, 2)), Sum((map, longer)), Sum((map, bias))):
+        with pytest.raises(ValueError, match="w has no factors of a linear map"):
+            _directions.direction_amounts({"w": pair}, {"w": factor})
     with pytest.raises(ValueError, match="16 recorded steps"):
         next(credit.directions(run, {"layers.0.linear1.weight": pair}, 3, 30))
 
 
 def test_only_matrices_of_linear_maps_are_looked_at(run):
-    shapes = {name: tuple(weight.shape) for name, weight in run.params(0).items()}
-    found = credit.linear_maps(shapes)
-    assert set(found) == {*run.shapes, "decoder.weight"}
+    found = credit.linear_maps(run.graph, run.graph.shapes)
+    assert found == [*run.shapes, "decoder.weight"]
     [move] = run.moves(0, 1, ("*",))
     assert set(found) == {unit for unit, factor in move.factors.items() if isinstance(factor, Outer)}

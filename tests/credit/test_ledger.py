@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import masked
+from run_builders import MODEL, recorded
 from run_builders import PLANTED as CORPUS
 from run_builders import SMALL as CONFIG
-from run_builders import recorded
 from scipy.stats import spearmanr
-from strategies import few
+from strategies import few, graph_of
 
-from devinterp_func import batches, credit, models, optim, per_example, records, training, tree, units
+from devinterp_func import batches, credit, optim, per_example, records, training, tree, units
 from devinterp_func.credit import Entries, probes, split_change
 from devinterp_func.credit._ledger import between, nodes
 from devinterp_func.neurons import Neuron
@@ -23,17 +24,29 @@ RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=30)
 RECORDING = Recording(k=5, snapshot_every=10)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
 HELD = batches.chunk(CORPUS.valid, RECIPE.context)
-LOSS = probes.loss(HELD.tokens[:5], HELD.targets[:5], CONFIG)
+GRAPH = graph_of(CONFIG, context=10)
 NEURON = Neuron("layers.0.linear2.weight", 3)
-SMOOTH = [LOSS, probes.log_probability(HELD.tokens[0], 4, CONFIG), probes.squared_norm(NEURON), probes.bigram(3, 5)]
+
+
+def smooth(graph):
+    """A loss on other texts first."""
+    return [
+        probes.loss(graph, batches.take(HELD, torch.arange(5))),
+        probes.log_probability(graph, HELD.tokens[0], 4),
+        probes.squared_norm(NEURON),
+        probes.bigram(graph, 3, 5),
+    ]
+
+
+SMOOTH = smooth(GRAPH)
+LOSS = SMOOTH[0]
 
 
 def double(move):
     """The step in float64, computed again from its weights, so that rounding does not hide the law."""
     before = tree.map(torch.Tensor.double, move.before)
-    masks = training.masks_of(CONFIG, RECIPE, move.epoch, move.datum)
-    tokens, targets = DATA.tokens[move.datum], DATA.targets[move.datum]
-    captured = per_example.capture(before, tokens, targets, CONFIG, masks, units.EVERY)
+    masks = training.masks_of(GRAPH, RECIPE, move.epoch, move.datum)
+    captured = per_example.capture(GRAPH, before, *batches.take(DATA, move.datum), masks=masks, units=units.EVERY)
     after, info = optim.update(before, captured.mean_grads, lr=RECIPE.lr, max_norm=RECIPE.max_norm)
     factors = optim.delta_factors(captured.factors, info, len(move.datum))
     return move._replace(before=before, after=after, info=info, factors=factors)
@@ -41,19 +54,19 @@ def double(move):
 
 @pytest.fixture(scope="module")
 def moves():
-    params = training.initial(CONFIG, RECIPE)
-    return [double(m) for m in training.moves(params, DATA, CONFIG, RECIPE, captured=units.EVERY, stop=12)]
+    params, single = training.initial(MODEL, RECIPE), graph_of(CONFIG, torch.float32, 10)
+    return [double(m) for m in training.moves(single, params, DATA, RECIPE, captured=units.EVERY, stop=12)]
 
 
 def dense(move):
     """Every datum's delta of every parameter, from the definition."""
+    return optim.deltas(gradients(move), move.info)
 
-    def loss(params, tokens, targets, masks):
-        return models.loss(params, tokens, targets, CONFIG, masks)
 
-    masks = training.masks_of(CONFIG, RECIPE, move.epoch, move.datum)
-    each = per_example.grads(loss)(move.before, DATA.tokens[move.datum], DATA.targets[move.datum], masks)
-    return optim.deltas(each, move.info)
+def gradients(move):
+    """Every datum's gradient of every parameter, from the definition."""
+    masks = training.masks_of(GRAPH, RECIPE, move.epoch, move.datum)
+    return per_example.grads(masked(MODEL.loss))(move.before, *batches.take(DATA, move.datum), masks)
 
 
 def inner(gradient, deltas):
@@ -139,13 +152,7 @@ def test_the_start_is_tracin_and_first_order_in_run_data_shapley(moves):
     """TracIn: lr times the dot product of the datum's and the probe's gradients; here times the clip coefficient."""
     move = moves[0]
     gradient = LOSS.value_and_grad(move.before)[1]
-
-    def loss(params, tokens, targets, masks):
-        return models.loss(params, tokens, targets, CONFIG, masks)
-
-    masks = training.masks_of(CONFIG, RECIPE, 0, move.datum)
-    each = per_example.grads(loss)(move.before, DATA.tokens[move.datum], DATA.targets[move.datum], masks)
-    tracin = -move.info.lr * move.info.clip / len(move.datum) * inner(gradient, each)
+    tracin = -move.info.lr * move.info.clip / len(move.datum) * inner(gradient, gradients(move))
     torch.testing.assert_close(credit.split_change(move, [LOSS], at_start=True).at_start[0].sum(-1), tracin)
 
 
@@ -212,9 +219,10 @@ def run(tmp_path_factory):
 
 
 def test_a_walk_is_its_steps_and_goes_on_where_it_stopped(run, tmp_path):
-    list(credit.ledger(run, tmp_path / "ledger", SMOOTH, stop=15, m=1))
-    list(credit.ledger(run, tmp_path / "ledger", SMOOTH, m=1))
-    list(credit.ledger(run, tmp_path / "whole", SMOOTH, m=1))
+    followed = smooth(run.graph)
+    list(credit.ledger(run, tmp_path / "ledger", followed, stop=15, m=1))
+    list(credit.ledger(run, tmp_path / "ledger", followed, m=1))
+    list(credit.ledger(run, tmp_path / "whole", followed, m=1))
     found, whole = (records.read_walk(tmp_path / name, Entries) for name in ("ledger", "whole"))
     assert found.step.tolist() == list(range(30))
     for one, other in zip(found, whole, strict=True):
@@ -228,11 +236,13 @@ def test_a_walk_is_its_steps_and_goes_on_where_it_stopped(run, tmp_path):
 
 
 def test_a_ledger_of_other_probes_nodes_or_texts_is_refused(run, tmp_path):
-    list(credit.ledger(run, tmp_path / "ledger", [LOSS], stop=2, m=1, about={"texts": 5}))
-    for followed, m, about in ((SMOOTH, 1, {"texts": 5}), ([LOSS], 2, {"texts": 5}), ([LOSS], 1, {"texts": 6})):
+    several = smooth(run.graph)
+    one = several[:1]
+    list(credit.ledger(run, tmp_path / "ledger", one, stop=2, m=1, about={"texts": 5}))
+    for followed, m, about in ((several, 1, {"texts": 5}), (one, 2, {"texts": 5}), (one, 1, {"texts": 6})):
         with pytest.raises(records.RecordError):
             list(credit.ledger(run, tmp_path / "ledger", followed, stop=3, m=m, about=about))
-    assert len(list(credit.ledger(run, tmp_path / "ledger", [LOSS], stop=3, m=1, about={"texts": 5}))) == 1
+    assert len(list(credit.ledger(run, tmp_path / "ledger", one, stop=3, m=1, about={"texts": 5}))) == 1
 
 
 def test_bad_input_is_named(run, moves, tmp_path):

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import token_parts
+from run_builders import MODEL, recorded
 from run_builders import PLANTED as CORPUS
 from run_builders import SMALL as CONFIG
-from run_builders import recorded
-from strategies import factor_arrays, few, seeds
+from strategies import factor_arrays, few, graph_of, seeds
 
 from devinterp_func import batches, credit, keys, neurons, per_example, training, tree, units
 from devinterp_func.credit import _norms, probes
-from devinterp_func.per_example import Outer
+from devinterp_func.per_example import Outer, Sum
 from devinterp_func.records import Recording
 from devinterp_func.show import tables
 from devinterp_func.training import Recipe
@@ -24,14 +24,15 @@ from devinterp_func.units import is_layer_matrix
 V = len(CORPUS.vocab)
 RECIPE = Recipe(context=10, batch_size=6, n_steps=24)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
+GRAPH = graph_of(CONFIG, context=10)
 AXES = pytest.mark.parametrize("axis", ["in", "out"])
 
 
 @pytest.fixture(scope="module")
 def moves():
     """Steps in float64, so that rounding does not hide the laws."""
-    start = tree.map(torch.Tensor.double, training.initial(CONFIG, RECIPE))
-    return list(training.moves(start, DATA, CONFIG, RECIPE, stop=8))
+    start = tree.map(torch.Tensor.double, training.initial(MODEL, RECIPE))
+    return list(training.moves(GRAPH, start, DATA, RECIPE, stop=8))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def run(tmp_path_factory):
 
 
 def growth_of(moves, axis, data=DATA):
-    growth = _norms.init_norms(moves[0], axis, V)
+    growth = _norms.init_norms(moves[0], axis, V, RECIPE.context)
     for move in moves:
         growth = _norms.add_norms(growth, move, data.tokens[move.datum], data.targets[move.datum])
     return growth
@@ -59,7 +60,7 @@ def test_a_positions_term_is_half_of_what_lies_between_adding_and_taking_its_out
     factor = Outer(drawn["outer.a"], drawn["outer.b"])
     weight = keys.uniform(per_example.shape_of(factor), -4.0, 4.0, key=seed).double().round()  # integers: all is exact
     parts = token_parts(factor)
-    found = _norms.norm_positions(weight, factor, axis)
+    found = _norms.norm_positions(weight, [factor], axis)
     for j, k in torch.cartesian_prod(*map(torch.arange, parts.shape[:2])).tolist():
         apart = squares(weight + parts[j, k], axis) - squares(weight - parts[j, k], axis)
         assert torch.equal(found[j, k], apart / 2)
@@ -113,7 +114,7 @@ def test_the_terms_are_a_ledgers_amounts_half_way_and_at_the_start_of_the_step(m
     move = moves[5]
     everyone = neurons.every({unit: tuple(move.before[unit].shape) for unit in move.factors}, axis)
     middle = tree.map(lambda a, b: (a + b) / 2, move.before, move.after)
-    for terms, params in zip(_norms.norm_terms(move, axis), (middle, move.before), strict=True):
+    for terms, params in zip(_norms.norm_terms(move, axis, RECIPE.context), (middle, move.before), strict=True):
         assert terms.shape == (*move.datum.shape, RECIPE.context, len(everyone))
         for i in range(0, len(everyone), 17):
             unit, gradient = everyone[i].unit, probes.squared_norm(everyone[i]).value_and_grad(params)[1]
@@ -126,14 +127,28 @@ def test_the_terms_are_a_ledgers_amounts_half_way_and_at_the_start_of_the_step(m
 def test_the_order_of_the_data_changes_nothing(moves, order, axis):
     turned = moves[3]._replace(
         datum=moves[3].datum[order],
-        factors={unit: tree.map(lambda x: x[order], factor) for unit, factor in moves[3].factors.items()},
+        factors={
+            unit: tree.map(lambda x: x[order] if isinstance(x, torch.Tensor) else x, factor)
+            for unit, factor in moves[3].factors.items()
+        },
     )
     for one, other in zip(growth_of(moves[3:4], axis)[1:], growth_of([turned], axis)[1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14)
 
 
+@AXES
+def test_a_map_that_is_used_twice_has_the_terms_of_both_uses(moves, axis):
+    unit, factor = next(iter(moves[2].factors.items()))
+    other = Outer(factor.inputs.flip(0), factor.signals.flip(1))
+    twice = moves[2]._replace(factors={unit: Sum((factor, other))})
+    both = [moves[2]._replace(factors={unit: part}) for part in (factor, other)]
+    expected = [_norms.norm_terms(move, axis, 10) for move in both]
+    for found, one, two in zip(_norms.norm_terms(twice, axis, 10), *expected, strict=True):
+        torch.testing.assert_close(found, one + two, rtol=1e-12, atol=1e-15)
+
+
 def test_embeddings_biases_and_norms_have_no_neurons(moves):
-    every = next(training.moves(moves[0].before, DATA, CONFIG, RECIPE, captured=units.EVERY, stop=1))
+    every = next(training.moves(GRAPH, moves[0].before, DATA, RECIPE, captured=units.EVERY, stop=1))
     found = growth_of([every], "in")
     assert {neuron.unit for neuron in found.neurons} == {*moves[0].factors, "decoder.weight"}
 
@@ -176,11 +191,13 @@ def test_bad_input_is_named(run, moves, unchecked):
         list(credit.norms(run, ("both",)))  # type: ignore[arg-type]
     biases = moves[0]._replace(factors={"decoder.bias": per_example.Bias(torch.zeros(6, 10, V))})
     with pytest.raises(ValueError, match="step 0 has factors of decoder.bias; none is a linear map"):
-        _norms.init_norms(biases, "in", V)
+        _norms.init_norms(biases, "in", V, 10)
+    with pytest.raises(ValueError, match="none is a linear map with a position for each of 9 tokens"):
+        _norms.init_norms(moves[0], "in", V, 9)
     unit = "layers.0.linear1.weight"
     fewer = moves[0]._replace(factors={unit: moves[0].factors[unit]})
     with pytest.raises(ValueError, match="the growth is of 12 neurons, but step 1 has 88"):
-        _norms.add_norms(_norms.init_norms(fewer, "in", V), moves[1], *(x[moves[1].datum] for x in DATA))
+        _norms.add_norms(_norms.init_norms(fewer, "in", V, 10), moves[1], *(x[moves[1].datum] for x in DATA))
 
 
 def test_concentration_is_the_share_of_the_largest_tokens_and_of_their_positions(whole):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from run_builders import PLANTED, recorded
 
-from devinterp_func import credit, keys, records
+from devinterp_func import credit, keys, models, records, tree
 from devinterp_func.credit import patterns, probes
 from devinterp_func.models import Config
 from devinterp_func.neurons import Neuron
@@ -19,7 +19,9 @@ CONFIG = Config(len(VOCAB), d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropou
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     recipe = Recipe(context=12, batch_size=4, n_steps=2)
-    return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, records.Recording(k=5), config=CONFIG)
+    return recorded(
+        tmp_path_factory.mktemp("runs") / "run", recipe, records.Recording(k=5), model=models.transformer(CONFIG)
+    )
 
 
 def parse(form, run, n=20):
@@ -29,17 +31,23 @@ def parse(form, run, n=20):
 @pytest.mark.parametrize(
     "form, probe",
     [
-        ("bigram:t0w00 t0w01", probes.bigram(VOCAB.index("t0w01"), VOCAB.index("t0w00"))),
-        ("norm:layers.1.linear2.weight:3", probes.squared_norm(Neuron("layers.1.linear2.weight", 3))),
-        ("norm:layers.1.linear1.weight:3:out", probes.squared_norm(Neuron("layers.1.linear1.weight", 3, "out"))),
-        ("next:c00 t0w00 => t0w01", probes.log_probability(VOCAB.encode("c00 t0w00"), VOCAB.index("t0w01"), CONFIG)),
-        ("next:<unk> => c00", probes.log_probability(torch.tensor([0]), VOCAB.index("c00"), CONFIG)),
+        ("bigram:t0w00 t0w01", lambda graph: probes.bigram(graph, VOCAB.index("t0w01"), VOCAB.index("t0w00"))),
+        ("norm:layers.1.linear2.weight:3", lambda _: probes.squared_norm(Neuron("layers.1.linear2.weight", 3))),
+        (
+            "norm:layers.1.linear1.weight:3:out",
+            lambda _: probes.squared_norm(Neuron("layers.1.linear1.weight", 3, "out")),
+        ),
+        (
+            "next:c00 t0w00 => t0w01",
+            lambda graph: probes.log_probability(graph, VOCAB.encode("c00 t0w00"), VOCAB.index("t0w01")),
+        ),
+        ("next:<unk> => c00", lambda graph: probes.log_probability(graph, torch.tensor([0]), VOCAB.index("c00"))),
     ],
 )
 def test_forms_name_the_probes_of_the_functions(form, probe, run):
     found, params = parse(form, run), run.params()
     assert found.name == form
-    torch.testing.assert_close(found.value(params), probe.value(params), rtol=0, atol=0)
+    torch.testing.assert_close(found.value(params), probe(run.graph).value(params), rtol=0, atol=0)
 
 
 def test_losses_effects_and_heads_read_drawn_validation_texts(run):
@@ -48,12 +56,12 @@ def test_losses_effects_and_heads_read_drawn_validation_texts(run):
     tokens, targets = held_out.tokens[order], held_out.targets[order]
     neuron, token = Neuron("layers.0.linear2.weight", 2), VOCAB.index("c00")
     for form, probe in {
-        "loss": probes.loss(tokens, targets, CONFIG),
-        f"effect:{neuron} c00": probes.effect(neuron, token, tokens, CONFIG),
-        "head:1.0 previous": probes.attention(tokens, patterns.previous_token(tokens), 1, 0, CONFIG),
+        "loss": probes.loss(run.graph, (tokens, targets)),
+        f"effect:{neuron} c00": probes.effect(run.graph, neuron, token, (tokens,)),
+        "head:1.0 previous": probes.attention(run.graph, (tokens,), patterns.previous_token(tokens), 1, 0),
     }.items():
         torch.testing.assert_close(parse(form, run, n=3).value(params), probe.value(params), rtol=1e-6, atol=0)
-    everything = probes.loss(held_out.tokens, held_out.targets, CONFIG).value(params)
+    everything = probes.loss(run.graph, held_out).value(params)
     torch.testing.assert_close(parse("loss", run, n=10**6).value(params), everything)
 
 
@@ -63,7 +71,7 @@ def test_heads_are_measured_where_their_pattern_occurs(name, run):
     tokens = held_out[keys.permutation(len(held_out), key=0)]
     pattern = patterns.by_name(name, tokens, VOCAB.index)
     there = [t for t in range(len(tokens)) if pattern[t].any()][:4]
-    expected = probes.attention(tokens[there], pattern[there], 1, 1, CONFIG).value(params)
+    expected = probes.attention(run.graph, (tokens[there],), pattern[there], 1, 1).value(params)
     torch.testing.assert_close(parse(f"head:1.1 {name}", run, n=4).value(params), expected, rtol=1e-6, atol=0)
 
 
@@ -81,7 +89,7 @@ def test_what_names_no_probe_is_refused_and_the_forms_are_listed(form, run):
     "form, message",
     [
         ("bigram:t0w99 c00", r"'t0w99' is not among .* nearest are 't0w19'"),
-        ("bigram:c00 C01", "'C01' is not among .*'c01'.*lower case"),
+        ("bigram:c00 C01", "'C01' is not among .*'c01'.*as the vocabulary has them"),
         ("next:The c00 => c01", "'The' is not among the [0-9]+ tokens"),
         ("next:c00 => file", "'file' is not among"),
         ("effect:layers.0.linear2.weight:2 York", "'York' is not among"),
@@ -98,9 +106,9 @@ def test_what_is_not_there_is_named_before_any_work(form, message, run):
 
 
 def test_a_pattern_that_no_text_has_is_refused(run):
-    corpus = run.corpus._replace(valid=torch.zeros_like(run.corpus.valid).fill_(VOCAB.index("c00")))
+    same = tree.map(lambda x: torch.full_like(x, VOCAB.index("c00")), run.split("valid"))
     with pytest.raises(ValueError, match="the pattern bracket occurs in none of the [0-9]+ validation texts"):
-        parse("head:0.0 bracket", replace(run, corpus=corpus))
+        parse("head:0.0 bracket", replace(run, dataset=replace(run.dataset, valid=same)))
 
 
 def test_a_number_of_texts_is_checked(run):

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from strategies import SMALL, batch, weights
+from strategies import SMALL, batch, graph_of, weights
 
-from devinterp_func import models
+from devinterp_func import graph
 from devinterp_func.credit import patterns, probes
 
-PARAMS, (TOKENS, _) = weights(SMALL), batch(SMALL, n=70, context=6)
+PARAMS, (TOKENS, _), GRAPH = weights(SMALL), batch(SMALL, n=70, context=6), graph_of(SMALL, context=6)
 
 
 def test_values_and_controls_are_those_of_the_definition():
     pattern = patterns.same_token(TOKENS)
-    found = patterns.attention(PARAMS, TOKENS, pattern, SMALL)
-    every = models.attention_patterns(PARAMS, TOKENS, SMALL)
+    found = patterns.attention(GRAPH, PARAMS, (TOKENS,), pattern)
+    every = graph.attention_patterns(GRAPH, PARAMS, (TOKENS,))
     asked = [(t, q) for t in range(70) for q in range(6) if pattern[t, q].any()]
     assert found.queries == len(asked)
     for layer in range(2):
@@ -31,7 +31,7 @@ def test_values_and_controls_are_those_of_the_definition():
             assert float(found.control[layer, head]) == pytest.approx(control)
             above = float(found.value[layer, head]) - control
             assert float(found.above()[layer, head]) == pytest.approx(above)
-    probe = probes.attention(TOKENS, pattern, 1, 0, SMALL)
+    probe = probes.attention(GRAPH, (TOKENS,), pattern, 1, 0)
     torch.testing.assert_close(found.value[1, 0], probe.value(PARAMS))
 
 
@@ -39,7 +39,7 @@ def test_a_head_that_goes_by_distance_alone_is_its_own_control():
     params = {name: torch.zeros_like(w) if "in_proj" in name else w for name, w in PARAMS.items()}  # evenly to the past
     pattern = patterns.previous_token(TOKENS).clone()
     pattern[:, ::2] = False
-    found = patterns.attention(params, TOKENS, pattern, SMALL)
+    found = patterns.attention(GRAPH, params, (TOKENS,), pattern)
     assert repr(found).startswith("HeadAttention of 4 heads over 210 queries; best ")
     expected = sum(1 / (q + 1) for q in (1, 3, 5)) / 3  # even attention falls with the query's place
     torch.testing.assert_close(found.value, torch.full((2, 2), expected, dtype=torch.float64))
@@ -47,14 +47,15 @@ def test_a_head_that_goes_by_distance_alone_is_its_own_control():
 
 
 def test_where_every_query_has_a_key_there_is_no_control():
-    found = patterns.attention(PARAMS, TOKENS[:, :2], patterns.previous_token(TOKENS[:, :2]), SMALL)
+    short = TOKENS[:, :2]
+    found = patterns.attention(graph_of(SMALL, context=2), PARAMS, (short,), patterns.previous_token(short))
     assert torch.isnan(found.control).all() and not torch.isnan(found.value).any()
     assert torch.equal(found.above(), found.value)
 
 
 def test_a_pattern_without_keys_is_an_error():
     with pytest.raises(ValueError, match="the pattern marks no key"):
-        patterns.attention(PARAMS, TOKENS, torch.zeros(70, 6, 6, dtype=torch.bool), SMALL)
+        patterns.attention(GRAPH, PARAMS, (TOKENS,), torch.zeros(70, 6, 6, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("name", patterns.NAMES)

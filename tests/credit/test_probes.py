@@ -4,22 +4,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SMALL, batch, some, weights
+from strategies import SMALL, batch, graph_of, some, weights
 
-from devinterp_func import models, neurons, per_example
+from devinterp_func import graph, models, neurons, per_example
 from devinterp_func.credit import patterns, probes
 from devinterp_func.neurons import Neuron
 
-PARAMS, (TOKENS, TARGETS) = weights(SMALL), batch(SMALL, n=4)
+PARAMS, (TOKENS, TARGETS), GRAPH = weights(SMALL), batch(SMALL, n=4), graph_of(SMALL)
+PREVIOUS = patterns.previous_token(TOKENS)
 COLUMN, ROW = Neuron("layers.0.linear2.weight", 2), Neuron("layers.1.linear1.weight", 3, "out")
 ALL = [
-    probes.loss(TOKENS, TARGETS, SMALL),
-    probes.log_probability(TOKENS[1], 7, SMALL),
-    probes.effect(COLUMN, 4, TOKENS, SMALL),
-    probes.effect(ROW, 4, TOKENS, SMALL),
+    probes.loss(GRAPH, (TOKENS, TARGETS)),
+    probes.log_probability(GRAPH, TOKENS[1], 7),
+    probes.effect(GRAPH, COLUMN, 4, (TOKENS,)),
+    probes.effect(GRAPH, ROW, 4, (TOKENS,)),
     probes.squared_norm(ROW),
-    probes.bigram(3, 6),
-    probes.attention(TOKENS, patterns.previous_token(TOKENS), 1, 0, SMALL),
+    probes.bigram(GRAPH, 3, 6),
+    probes.attention(GRAPH, (TOKENS,), PREVIOUS, 1, 0),
 ]
 
 
@@ -41,7 +42,8 @@ def test_gradients_are_slopes(probe):
 
 def test_values_are_the_models():
     logits = torch.stack([models.apply(PARAMS, text, SMALL) for text in TOKENS])
-    each = torch.stack([models.loss(PARAMS, *pair, SMALL) for pair in zip(TOKENS, TARGETS, strict=True)])
+    pairs = zip(TOKENS, TARGETS, strict=True)
+    each = torch.stack([models.loss(PARAMS, *pair, SMALL, training=False) for pair in pairs])
     values = {probe.name: probe.value(PARAMS) for probe in ALL}
     torch.testing.assert_close(values["loss"], each.mean())
     torch.testing.assert_close(values["log-probability of 7"], logits[1, -1].log_softmax(0)[7])
@@ -55,10 +57,10 @@ def test_values_are_the_models():
 
 
 def test_the_loss_takes_the_fast_way_to_the_same_gradient():
-    fast = probes.loss(TOKENS, TARGETS, SMALL).value_and_grad(PARAMS)[1]
+    fast = probes.loss(GRAPH, (TOKENS, TARGETS)).value_and_grad(PARAMS)[1]
 
     def one(params, x, y):
-        return models.loss(params, x, y, SMALL)
+        return models.loss(params, x, y, SMALL, training=False)
 
     each = per_example.grads(one)(PARAMS, TOKENS, TARGETS)
     for name, gradient in fast.items():
@@ -68,9 +70,9 @@ def test_the_loss_takes_the_fast_way_to_the_same_gradient():
 def test_attention_is_the_mean_over_queries_that_are_asked():
     pattern = torch.zeros(4, 5, 5, dtype=torch.bool)
     pattern[0, 3, 1] = pattern[2, 4, [0, 2]] = True
-    found = models.attention_patterns(PARAMS, TOKENS, SMALL)[:, 1, 0]
+    found = graph.attention_patterns(GRAPH, PARAMS, (TOKENS,))[:, 1, 0]
     expected = (found[0][3, 1] + found[2][4, 0] + found[2][4, 2]) / 2
-    torch.testing.assert_close(probes.attention(TOKENS, pattern, 1, 0, SMALL).value(PARAMS), expected)
+    torch.testing.assert_close(probes.attention(GRAPH, (TOKENS,), pattern, 1, 0).value(PARAMS), expected)
 
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=12)
@@ -107,23 +109,16 @@ def test_brackets_pair_as_a_parser_would(text):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: probes.log_probability(TOKENS[0], 11, SMALL), r"token 11 is not in the vocabulary; ids are 0\.\.10"),
-        (lambda: probes.effect(COLUMN, 11, TOKENS, SMALL), "token 11 is not in the vocabulary"),
-        (lambda: probes.bigram(3, -1), "input is -1; it must be at least 0"),
-        (lambda: probes.bigram(-2, 1), "output is -2; it must be at least 0"),
-        (lambda: probes.log_probability(TOKENS[0], -1, SMALL), "token -1 is not in the vocabulary"),
-        (
-            lambda: probes.attention(TOKENS, patterns.previous_token(TOKENS), 2, 0, SMALL),
-            r"layer is 2; it must be in 0\.\.1",
-        ),
-        (
-            lambda: probes.attention(TOKENS, patterns.previous_token(TOKENS), 0, 5, SMALL),
-            r"head is 5; it must be in 0\.\.1",
-        ),
-        (
-            lambda: probes.attention(TOKENS, torch.zeros(4, 5, 5, dtype=torch.bool), 0, 0, SMALL),
-            "the pattern marks no key",
-        ),
+        (lambda: probes.log_probability(GRAPH, TOKENS[0], 11), r"token 11 is not in the vocabulary; ids are 0\.\.10"),
+        (lambda: probes.effect(GRAPH, COLUMN, 11, (TOKENS,)), "token 11 is not in the vocabulary"),
+        (lambda: probes.bigram(GRAPH, 3, -1), "input is -1; it must be at least 0"),
+        (lambda: probes.bigram(GRAPH, -2, 1), "output is -2; it must be at least 0"),
+        (lambda: probes.bigram(GRAPH, 11, 1), r"output is 11; the rows of decoder.weight are 0\.\.10"),
+        (lambda: probes.bigram(GRAPH, 1, 11), r"input is 11; the rows of embedding.weight are 0\.\.10"),
+        (lambda: probes.log_probability(GRAPH, TOKENS[0], -1), "token -1 is not in the vocabulary"),
+        (lambda: probes.attention(GRAPH, (TOKENS,), PREVIOUS, 2, 0), r"layer is 2; it must be in 0\.\.1"),
+        (lambda: probes.attention(GRAPH, (TOKENS,), PREVIOUS, 0, 5), r"head is 5; it must be in 0\.\.1"),
+        (lambda: probes.attention(GRAPH, (TOKENS,), torch.zeros_like(PREVIOUS), 0, 0), "the pattern marks no key"),
     ],
 )
 def test_bad_input_is_named(make, message):

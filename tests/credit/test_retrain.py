@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from run_builders import PLANTED as CORPUS
 from run_builders import recorded
 from scipy import stats as distributions
-from strategies import few, some
+from strategies import few, graph_of, some
 
 from devinterp_func import batches, credit, models, per_example, records, stats, training, tree, units
 from devinterp_func.credit import DatumAmounts, Window, probes
@@ -20,10 +20,11 @@ from devinterp_func.records import Recording
 from devinterp_func.training import Recipe
 
 CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=1)
+MODEL, GRAPH = models.transformer(CONFIG), graph_of(CONFIG, context=10)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=12)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
-START = {name: w.double() for name, w in training.initial(CONFIG, RECIPE).items()}
-WINDOW = Window(START, DATA, CONFIG, RECIPE, 0, 4)
+START = {name: w.double() for name, w in training.initial(MODEL, RECIPE).items()}
+WINDOW = Window(GRAPH, START, DATA, RECIPE, 0, 4)
 SHAPE = (4, RECIPE.batch_size)
 
 
@@ -33,18 +34,14 @@ def same(a, b):
 
 def brute_force(window, removed):
     """Training from the definition: each datum's gradient apart, those that are left added up over the whole n."""
-
-    def loss(params, tokens, targets, masks):
-        return models.loss(params, tokens, targets, window.config, masks)
-
     order = batches.schedule(len(DATA.tokens), window.recipe.batch_size, epoch=0, key=window.recipe.seed)
     params = window.params
     for step in range(window.start, window.stop):
         left = [int(j) for j, out in zip(order[step], removed[step - window.start], strict=True) if not out]
         if not left:
             continue
-        masks = training.masks_of(window.config, window.recipe, 0, torch.tensor(left))
-        each = per_example.grads(loss)(params, DATA.tokens[left], DATA.targets[left], masks)
+        masks = training.masks_of(GRAPH, window.recipe, 0, torch.tensor(left))
+        each = per_example.grads(oracles.masked(MODEL.loss))(params, DATA.tokens[left], DATA.targets[left], masks)
         mean = tree.map(lambda g: g.sum(0) / window.recipe.batch_size, each)
         params = oracles.clip_and_step(params, mean, window.recipe.lr, window.recipe.max_norm)
     return params
@@ -76,13 +73,13 @@ def test_all_removed_leaves_the_weights():
 def test_without_clipping_the_last_steps_datum_takes_its_delta_away(j):
     """The definition of the marginal: f(w + Δw) − f(w + Δw − Δ_j)."""
     recipe = replace(RECIPE, max_norm=1e6)
-    *_, move = training.moves(START, DATA, CONFIG, recipe, captured=units.EVERY, stop=4)
+    *_, move = training.moves(GRAPH, START, DATA, recipe, captured=units.EVERY, stop=4)
     removed = torch.zeros(SHAPE, dtype=torch.bool)
     removed[3, j] = True
     found = credit.retrain(WINDOW._replace(recipe=recipe), removed)
     deltas = per_example.gradients(move.factors)
     oracles.assert_close(tree.sub(move.after, found), {name: deltas[name][j] for name in found}, 1e-9)
-    probe = probes.bigram(3, 5)
+    probe = probes.bigram(GRAPH, 3, 5)
     expected = float(credit.leave_one_out(move, probe)[j])
     assert float(probe.value(move.after) - probe.value(found)) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
@@ -91,7 +88,7 @@ def test_what_is_left_is_clipped_anew_and_obeys_the_law():
     removed = torch.zeros(SHAPE, dtype=torch.bool)
     removed[:, ::2] = True
     recipe = replace(RECIPE, max_norm=0.05)
-    for move in training.moves(START, DATA, CONFIG, recipe, captured=units.EVERY, stop=4, removed=removed):
+    for move in training.moves(GRAPH, START, DATA, recipe, captured=units.EVERY, stop=4, removed=removed):
         deltas = per_example.gradients(move.factors)
         assert len(move.datum) == 3 and float(move.info.clip) < 1
         moved = tree.sub(move.after, move.before)
@@ -102,11 +99,8 @@ def test_what_is_left_is_clipped_anew_and_obeys_the_law():
 def test_a_patch_is_one_step_on_its_data_without_dropout_at_the_windows_last_rate():
     per_epoch = batches.n_batches(len(DATA.tokens), RECIPE.batch_size)
     window, ids = WINDOW._replace(stop=per_epoch + 1), torch.tensor([2, 7, 1])
-
-    def loss(params, tokens, targets):
-        return models.loss(params, tokens, targets, CONFIG)
-
-    mean = tree.map(lambda g: g.mean(0), per_example.grads(loss)(START, DATA.tokens[ids], DATA.targets[ids]))
+    each = per_example.grads(oracles.without_dropout(MODEL.loss))(START, DATA.tokens[ids], DATA.targets[ids])
+    mean = tree.map(lambda g: g.mean(0), each)
     expected = oracles.clip_and_step(START, mean, RECIPE.lr * RECIPE.gamma, RECIPE.max_norm)
     oracles.assert_close(credit.tail_patch(START, ids, window), expected, 1e-9)
 
@@ -189,8 +183,8 @@ def test_the_interval_of_the_distance_holds_the_truth_as_often_as_it_says():
 @pytest.fixture(scope="module")
 def amounts():
     """Two probes over four steps: the ledger's entries, and their amounts by datum."""
-    moves = list(training.moves(START, DATA, CONFIG, RECIPE, captured=units.EVERY, stop=4))
-    followed = [probes.bigram(3, 5), probes.log_probability(DATA.tokens[0], 4, CONFIG)]
+    moves = list(training.moves(GRAPH, START, DATA, RECIPE, captured=units.EVERY, stop=4))
+    followed = [probes.bigram(GRAPH, 3, 5), probes.log_probability(GRAPH, DATA.tokens[0], 4)]
     entries = [credit.split_change(move, followed, 2, at_start=True) for move in moves]
     each = [credit.datum_amounts(move, followed, 2, at_start=True) for move in moves]
     return moves, entries, tree.stack(each)
@@ -234,7 +228,7 @@ def test_to_help_is_to_lower_a_loss_and_to_raise_any_other_probe(amounts):
 
 
 def test_a_replay_writes_the_amounts_of_its_steps(run, tmp_path):
-    followed = [probes.bigram(3, 5)]
+    followed = [probes.bigram(run.graph, 3, 5)]
     steps = list(credit.datum_ledger(run, tmp_path / "walk", followed, {"seed": 0}, start=5, stop=8, m=2))
     assert [step for step, _ in steps] == [5, 6, 7]
     found = records.read_walk(tmp_path / "walk", DatumAmounts)
@@ -247,7 +241,7 @@ def test_a_replay_writes_the_amounts_of_its_steps(run, tmp_path):
 
 
 def test_probe_changes_are_against_the_reference():
-    one, other = probes.bigram(3, 5), probes.bigram(2, 1)
+    one, other = probes.bigram(GRAPH, 3, 5), probes.bigram(GRAPH, 2, 1)
     values = credit.probe_values([one, other], START)
     assert values == {probe.name: pytest.approx(float(probe.value(START))) for probe in (one, other)}
     assert credit.probe_changes([one], START, {one.name: 1.0})[one.name] == pytest.approx(values[one.name] - 1)
@@ -267,11 +261,11 @@ def test_precision_counts_the_true_among_the_first(scores, truth, k):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE, Recording(k=5, snapshot_every=5), config=CONFIG)
+    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE, Recording(k=5, snapshot_every=5), model=MODEL)
 
 
 def test_a_window_of_a_run_ends_in_the_runs_own_weights(run):
-    *_, move = training.moves(training.initial(CONFIG, RECIPE), DATA, CONFIG, RECIPE)
+    *_, move = training.moves(graph_of(CONFIG, torch.float32, 10), training.initial(MODEL, RECIPE), DATA, RECIPE)
     assert same(credit.retrain(credit.window(run, 5, 7)), move.after)
 
 

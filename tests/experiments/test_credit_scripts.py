@@ -12,7 +12,7 @@ from run_builders import PLANTED, recorded
 
 from devinterp_func import batches, credit, keys, per_example, records, stats, text, units
 from devinterp_func.credit import CauseStudy, patterns, probes
-from devinterp_func.models import Config
+from devinterp_func.models import Config, transformer
 from devinterp_func.records import Recording
 from devinterp_func.show import results, tables
 from devinterp_func.training import Recipe
@@ -31,7 +31,7 @@ KEY = ["probe", "start", "stop", "nodes", "texts", "seed"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     recipe, recording = Recipe(context=8, batch_size=4, n_steps=12), Recording(k=5, snapshot_every=4)
-    return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, recording, config=CONFIG)
+    return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, recording, model=transformer(CONFIG))
 
 
 def settings(script, run, out, **given):
@@ -126,7 +126,7 @@ def test_heads_are_measured_at_every_snapshot(run, tmp_path):
     same = patterns.same_token(tokens)
     there = [t for t in range(len(tokens)) if same[t].any()][:5]
     for step in (0, 4, 8, 12):
-        found = patterns.attention(run.params(step), tokens[there], same[there], CONFIG)
+        found = patterns.attention(run.graph, run.params(step), (tokens[there],), same[there])
         rows = table.filter((pl.col("pattern") == "same") & (pl.col("step") == step))
         assert rows["attention"].to_list() == pytest.approx(found.value.flatten().tolist(), rel=1e-5)
         assert rows["queries"].to_list() == [found.queries] * 4
@@ -145,7 +145,7 @@ def plain(tmp_path_factory):
     vocab = text.build_vocab(words)
     corpus = text.Corpus("plain", vocab, vocab.encode(words * 4), vocab.encode(words), vocab.encode(words))
     recipe, config = Recipe(context=8, batch_size=2, n_steps=2), replace(CONFIG, vocab_size=len(vocab))
-    return recorded(tmp_path_factory.mktemp("runs") / "plain", recipe, Recording(k=5), corpus, config)
+    return recorded(tmp_path_factory.mktemp("runs") / "plain", recipe, Recording(k=5), corpus, transformer(config))
 
 
 def test_patterns_that_do_not_occur_are_left_out_with_a_line(plain, tmp_path, capsys):
@@ -195,7 +195,7 @@ def test_scores_are_ranked_against_leaving_each_datum_out_for_each_loss(run, tmp
     counterfactual.main(settings(counterfactual, run, tmp_path, steps=2, texts=2, nodes=(2, 1)))
     key = keys.Key(0, ("counterfactual",))
     drawn = keys.permutation(len(run.data.tokens), key=key)[:2]
-    training = probes.loss(run.data.tokens[drawn], run.data.targets[drawn], CONFIG)
+    training = probes.loss(run.graph, (run.data.tokens[drawn], run.data.targets[drawn]))
     followed = credit.parse_probe("loss", run, key=key, n=2), training
     moves = [move for step in (0, 8) for move in run.moves(step, step + 1, units.EVERY)]  # of snapshots 0, 4, 8: spread
     for (scores, truth), probe in zip(compared, followed, strict=True):
@@ -232,13 +232,13 @@ def test_planted_causes_are_probed_on_texts_not_trained_on(tmp_path, monkeypatch
     monkeypatch.setattr(planted_cause.text, "planted", planted)
     monkeypatch.setattr(planted_cause.credit, "planted_causes", planted_causes)
     planted_cause.main(planted_cause.Settings(tmp_path, seeds=2, bigrams=2, steps=1, at=(1,)))
-    for seed, (data, held_out, pairs, config, recipe) in enumerate(given):
+    for seed, (graph, params, data, held_out, pairs, recipe) in enumerate(given):
         corpus = planted(key=seed)
         assert torch.equal(held_out, corpus.valid) and recipe.seed == seed and recipe.n_steps == 1
         for one, expected in zip(data, batches.chunk(corpus.train, recipe.context), strict=True):
             assert torch.equal(one, expected)
         assert list(pairs.items()) == list(text.planted_bigrams(corpus.vocab).items())[:2]
-        assert config.vocab_size == len(corpus.vocab)
+        assert graph.vocab_size == len(corpus.vocab) and graph.width == 32 and params.keys() == graph.shapes.keys()
     assert len(given) == 2
     table = results.read_table(tmp_path, "planted_cause", tables.PLANTED_CAUSE)
     assert table.select("measure", "at", "mean", "base rate", "probes").rows() == [

@@ -10,7 +10,7 @@ import torch
 from run_builders import PLANTED, recorded
 
 from devinterp_func import neurons, records, stats, text, units
-from devinterp_func.models import Config
+from devinterp_func.models import Config, transformer
 from devinterp_func.records import Recording
 from devinterp_func.show import _neuron_sections, page, results, tables
 from devinterp_func.training import Recipe
@@ -30,7 +30,7 @@ FEW = dict(data=20, others=1, excerpts=2)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     recipe, recording = Recipe(context=8, batch_size=8, n_steps=STEPS, epochs=9), Recording(k=20, snapshot_every=100)
-    return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, recording, config=CONFIG)
+    return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, recording, model=transformer(CONFIG))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_row_is_the_trial_of_its_neuron(run, folder):
         neuron, tokens = neurons.parse(excerpt["neuron"]), run.data.tokens[excerpt["datum"]][None]
         assert tally.events[excerpt["datum"], tally.row(neuron)] > 0
         before, after = (
-            int(neurons.predictions(weights, tokens, CONFIG)[0, excerpt["position"]])
+            int(neurons.predictions(run.graph, weights, (tokens,))[0, excerpt["position"]])
             for weights in (params, neurons.zero(params, neuron))
         )
         assert (before, after) == (excerpt["before"], excerpt["after"]) and before != after
@@ -261,7 +261,7 @@ def test_skill_is_of_the_neurons_with_most_outliers_and_their_own_counts(run, fo
     assert len(tested) < 99  # all of them, in whatever order
     for unit in amounts:
         members = sorted(neurons.every(run.shapes, units=[unit]), key=lambda n: -int(tally.outliers[tally.row(n)]))[:2]
-        flips = neurons.sweep_naive(run.params(), tested, CONFIG, members)
+        flips = neurons.sweep_naive(run.graph, run.params(), (tested,), members)
         truth = neurons.truly_flips(*neurons.flip_counts(flips, 2, CONFIG.vocab_size))
         rows = [tally.row(neuron) for neuron in members]
         scores = {
@@ -358,7 +358,7 @@ def test_a_neuron_by_name_needs_no_ablation(run, tmp_path):
         ({"neuron": "layers.0.linear2.weight:3"}, ValueError, "--neuron and --token go together"),
         ({"neuron": "layers.0.linear2.weight:3", "token": "c0"}, LookupError, "'c0' is not among the 149 tokens"),
         ({"neuron": "layers.0.linear2.weight:6", "token": "c00"}, ValueError, "no column 6; its columns are 0 to 5"),
-        ({"neuron": "embedding.weight:1", "token": "c00"}, ValueError, "has no neurons"),
+        ({"neuron": "embedding.weight:1", "token": "c00"}, ValueError, "not the weight of one linear map"),
         ({"data": 0}, ValueError, "--data is 0"),
         ({}, results.Missing, "first run: python experiments/ablate.py"),
     ],
@@ -383,7 +383,7 @@ def test_activations_arguments_are_checked_before_any_work(run, folder, given, e
 )
 def test_runs_that_captured_other_units_go_through_all_scripts(patterns, skipped, tmp_path, capsys):
     recording = Recording(k=10, snapshot_every=20, units=patterns)
-    run = recorded(tmp_path / "run", Recipe(context=8, batch_size=8, n_steps=6), recording, config=CONFIG)
+    run = recorded(tmp_path / "run", Recipe(context=8, batch_size=8, n_steps=6), recording, model=transformer(CONFIG))
     folder = attribute.main(attribute.Settings(run.path, parameters=5, neurons=1))
     assert ablated(run, folder).is_empty() == skipped
     skill.main(skill.Settings(run.path, data=5, seen=5, predicted=5, pointed=1))
@@ -401,7 +401,7 @@ def test_a_vocabulary_of_a_few_tokens_goes_through_all_scripts(n_types, tmp_path
     corpus = text.Corpus("dna", vocab, stream[:600], stream[600:750], stream[750:])
     config = Config(n_types, d_model=4, n_heads=2, d_hidden=4, n_layers=1)
     recipe = Recipe(context=8, batch_size=8, n_steps=6)
-    run = recorded(tmp_path / "run", recipe, records.Recording(k=10), corpus, config)
+    run = recorded(tmp_path / "run", recipe, records.Recording(k=10), corpus, transformer(config))
     folder = attribute.main(attribute.Settings(run.path, parameters=5, neurons=1))
     ablated(run, folder)
     skill.main(skill.Settings(run.path, data=5, seen=5, predicted=5, pointed=1))

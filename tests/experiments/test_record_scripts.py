@@ -15,8 +15,10 @@ from devinterp_func.training import Recipe
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))  # where the scripts find each other
 
 import capture  # noqa: E402
+import presets  # noqa: E402
 import replay  # noqa: E402
 import stage  # noqa: E402
+import tokenizer  # noqa: E402
 import verify  # noqa: E402
 
 SMALL: dict[str, Any] = {"corpus": "planted", "steps": 6, "k": 5, "snapshot_every": 2}
@@ -27,14 +29,14 @@ def small(monkeypatch):
     """A demo that takes a second."""
     sizes = {"d_model": 8, "n_heads": 2, "d_hidden": 6, "n_layers": 1}
     preset = sizes, Recipe(context=10, batch_size=4, epochs=1, lr=4.0), Recording()
-    monkeypatch.setitem(capture.PRESETS, "demo", preset)
+    monkeypatch.setitem(presets.PRESETS, "demo", preset)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         sizes = {"d_model": 8, "n_heads": 2, "d_hidden": 6, "n_layers": 1}
-        patch.setitem(capture.PRESETS, "demo", (sizes, Recipe(context=10, batch_size=4, epochs=1, lr=4.0), Recording()))
+        patch.setitem(presets.PRESETS, "demo", (sizes, Recipe(context=10, batch_size=4, epochs=1, lr=4.0), Recording()))
         path = tmp_path_factory.mktemp("runs") / "run[lr=5]:heart:"
         capture.main(capture.Settings(**SMALL, out=path))
     return path
@@ -48,6 +50,45 @@ def test_options_go_into_recipe_and_recording(tmp_path):
     assert run.recipe == Recipe(**given, n_steps=2) and run.recording == Recording(**recorded)
 
 
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory):
+    """A tokenizer.json of 270 tokens."""
+    pytest.importorskip("tokenizers")
+    path = tmp_path_factory.mktemp("tokenizers") / "bpe.json"
+    return tokenizer.main(tokenizer.Settings("planted", 270, path))
+
+
+@pytest.mark.parametrize("kind", ["post", "gpt2", "neox", "llama"])
+def test_any_model_is_recorded_with_any_tokenizer_and_opens_by_itself(kind, bpe, tmp_path, capsys):
+    if kind != "post":
+        pytest.importorskip("transformers")
+    path = tmp_path / "run"
+    given: dict[str, Any] = {**SMALL, "steps": 3, "model": kind, "tokenizer": str(bpe)}
+    capture.main(capture.Settings(**given, out=path))
+    run = records.open(path)
+    assert run.graph.vocab_size == len(run.corpus.vocab) == 270 and run.graph.width == 8
+    assert len(run.graph.attention) == 1 and run.recipe.lr == (4.0 if kind == "post" else 1.0)
+    assert records.same_bits(records.replay(run, 2).record, records.read(run, 2))
+    capture.main(capture.Settings(**given, out=path))
+    said = capsys.readouterr().out
+    assert f"{path}: Verified(3 steps" in said and run.model.name in said
+    replay.main(replay.Settings(path, step=1))
+    assert "every recorded bit came out again" in capsys.readouterr().out
+
+
+def test_a_rate_that_is_given_stands_for_any_model(tmp_path):
+    pytest.importorskip("transformers")
+    capture.main(capture.Settings(**SMALL, model="gpt2", lr=0.25, out=tmp_path / "run"))
+    assert records.open(tmp_path / "run").recipe.lr == 0.25
+
+
+def test_hugging_faces_models_need_their_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"--model llama needs transformers; pip install \"devinterp_func\[hf\]\""):
+        capture.main(capture.Settings(**SMALL, model="llama", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_left_out_take_the_presets_values(run):
     opened = records.open(run)
     assert opened.recipe == Recipe(context=10, batch_size=4, epochs=1, lr=4.0, n_steps=6)
@@ -58,6 +99,7 @@ def test_options_left_out_take_the_presets_values(run):
     ("given", "said"),
     [
         ({"corpus": "nope"}, "no corpus 'nope': give wikitext2"),
+        ({"tokenizer": "nope.json"}, "nope.json"),
         ({"context": 5000}, "the valid part of 'planted' has .* a longer text or a smaller context would do"),
         ({"units": ("layers.7.*",)}, "no parameter is called 'layers.7.*'; nearest are\n  layers.0"),
         ({"device": "cuda:63"}, "torch finds . CUDA devices here: use 'cpu'"),
@@ -71,7 +113,7 @@ def test_options_left_out_take_the_presets_values(run):
 )
 def test_mistakes_end_before_any_work(tmp_path, monkeypatch, given, said):
     monkeypatch.setattr(training, "moves", lambda *_, **__: pytest.fail("a step was made"))
-    with pytest.raises((ValueError, RuntimeError), match=said):
+    with pytest.raises((ValueError, RuntimeError, FileNotFoundError), match=said):
         capture.main(capture.Settings(**(SMALL | {"out": tmp_path / "run"} | given)))
     assert not (tmp_path / "run").exists()
 

@@ -12,7 +12,7 @@ import torch
 from run_builders import PLANTED, recorded
 
 from devinterp_func import credit, keys, per_example, text
-from devinterp_func.models import Config
+from devinterp_func.models import Config, transformer
 from devinterp_func.records import Recording
 from devinterp_func.show import results, tables
 from devinterp_func.training import Recipe
@@ -32,14 +32,15 @@ FEW: dict[str, Any] = {"steps": 3, "shares": (0.25,), "draws": 2, "texts": 2, "o
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE, RECORDING, config=CONFIG)
+    return recorded(tmp_path_factory.mktemp("runs") / "run", RECIPE, RECORDING, model=transformer(CONFIG))
 
 
 @pytest.fixture(scope="module")
 def odd_run(tmp_path_factory):
     """A run that captured the embedding and layer norms only."""
     recording = replace(RECORDING, units=("embedding.weight", "layers.0.norm1.*"))
-    return recorded(tmp_path_factory.mktemp("runs") / "odd", replace(RECIPE, n_steps=8), recording, config=CONFIG)
+    path, recipe = tmp_path_factory.mktemp("runs") / "odd", replace(RECIPE, n_steps=8)
+    return recorded(path, recipe, recording, model=transformer(CONFIG))
 
 
 def files(folder):
@@ -170,7 +171,7 @@ def test_runs_of_one_name_are_told_apart_and_other_texts_refused(run, tmp_path):
     with pytest.raises(ValueError, match="is given 2 times"):
         phases.main(phases.Settings((run.path, run.path), out=tmp_path))
     backwards = text.Corpus("backwards", PLANTED.vocab, PLANTED.train.flip(0), PLANTED.valid, PLANTED.test)
-    other = recorded(tmp_path / "other", RECIPE, RECORDING, backwards, CONFIG)
+    other = recorded(tmp_path / "other", RECIPE, RECORDING, backwards, transformer(CONFIG))
     with pytest.raises(ValueError, match="was trained on another text than"):
         phases.main(phases.Settings((run.path, other.path), out=tmp_path / "out", **SHORT))
     for seed in (0, 1):
@@ -241,7 +242,7 @@ def test_other_texts_are_those_after_the_probes_own(run):
     data, params = run.split("valid"), run.params(4)
     drawn = keys.permutation(len(data.tokens), key=keys.Key(0, ("ledger",)))
     for probe, ids in ((loss, drawn[:2]), (others, drawn[2:5])):
-        value = per_example.losses(params, data.tokens[ids], data.targets[ids], run.config).mean()
+        value = per_example.losses(run.graph, params, data.tokens[ids], data.targets[ids]).mean()
         assert float(probe.value(params)) == pytest.approx(float(value), rel=1e-5)
 
 

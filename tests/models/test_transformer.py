@@ -1,38 +1,45 @@
-"""The transformer is torch's, under torch's names, with masks as data."""
+"""The transformer is torch's, under torch's names, with torch's dropout."""
 
 import copy
+import hashlib
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import TorchModel, assert_close, relative_error, torch_masks, torch_model, tutorial_positions
-from strategies import CONFIGS, LEAST, SMALL, batch, few, masks_of, seeds, weights
+from small_transformers import (
+    CONFIGS,
+    LEAST,
+    SMALL,
+    TorchModel,
+    batch,
+    exported,
+    seeded,
+    torch_model,
+    tutorial_positions,
+    weights,
+)
 from torch import nn
-from torch.func import vmap
+from torch.func import grad, vmap
 
-from devinterp_func import keys, models, per_example, tree, units
+from devinterp_func import keys, models, tree
 from devinterp_func.models import Config
 
 POST = Config(vocab_size=28_782)
 each_config = pytest.mark.parametrize("config", [*CONFIGS, LEAST], ids=lambda config: f"width {config.d_model}")
 
 
-def apply(params, tokens, config, masks=None):
-    """Logits of a batch."""
-    one = lambda tokens, masks: models.apply(params, tokens, config, masks)  # noqa: E731
-    return vmap(one, (0, None if masks is None else 0))(tokens, masks)
+def apply(params, tokens, config):
+    """Logits of a batch, without dropout."""
+    return vmap(lambda x: models.apply(params, x, config))(tokens)
 
 
-def gradients(params, tokens, targets, config, masks=None):
-    """Per-example gradients of ``models.loss``, by their definition."""
-
-    def loss(params, tokens, targets, masks=None):
-        return models.loss(params, tokens, targets, config, masks)
-
-    return per_example.grads(loss)(params, tokens, targets, *([] if masks is None else [masks]))
+def gradients(params, tokens, targets, config):
+    """Per-example gradients of ``models.loss`` without dropout, by their definition."""
+    return vmap(grad(lambda p, x, y: models.loss(p, x, y, config, False)), (None, 0, 0))(params, tokens, targets)
 
 
 def torch_gradients(losses, model):
@@ -51,8 +58,6 @@ def test_the_posts_parameter_count_and_its_split():
     assert sizes["embedding.weight"] == sizes["decoder.weight"] == 5_756_400
     assert sizes["decoder.bias"] == 28_782
     assert sum(size for name, size in sizes.items() if name.startswith("layers.")) == 726_000
-    captured = units.choose(sizes)
-    assert len(captured) == 12 and sum(sizes[name] for name in captured) == 720_000
 
 
 @each_config
@@ -102,28 +107,18 @@ def test_init_is_a_function_of_the_key_alone():
     assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
 
 
-def test_in_order_gives_inits_order():
-    params = models.init(SMALL, key=0)
-    backwards = dict(reversed(params.items()))
-    ordered = models.in_order(backwards, SMALL)
-    assert list(ordered) == list(params)
-    assert all(ordered[name] is params[name] for name in params)
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("clone", "digest"),
     [
-        (lambda p: p.pop("layers.1.norm2.bias"), "differ in layers.1.norm2.bias"),
-        (lambda p: p.update(extra=torch.zeros(1)), "differ in extra"),
-        (lambda p: p.update({"decoder.bias": torch.zeros(3)}), r"decoder.bias has shape \(3,\).* wants \(11,\)"),
+        (True, "59fd6ed0214d483b3e1f69a1cd07cde9f43e59fe33eaeecb8ebe869f1f1ab3f5"),
+        (False, "1285d8321d32396e07e3851096dcce23ab48de1611926cc8d897668f4e82def4"),
     ],
-    ids=["missing", "unknown", "shape"],
 )
-def test_in_order_names_what_is_wrong(change, message):
-    params = models.init(SMALL, key=0)
-    change(params)
-    with pytest.raises(ValueError, match=message):
-        models.in_order(params, SMALL)
+def test_init_has_the_bits_that_it_always_had(clone, digest):
+    total = hashlib.sha256()
+    for name, w in models.init(SMALL, key=3, clone_layers=clone).items():
+        total.update(name.encode() + w.numpy().tobytes())
+    assert total.hexdigest() == digest
 
 
 @pytest.mark.parametrize(
@@ -207,29 +202,26 @@ def test_per_example_gradients_are_torchs(config):
 def test_losses_and_gradients_are_torchs_under_torchs_own_dropout(config):
     params, (tokens, targets) = weights(config), batch(config)
     model = torch_model(params, config).train()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        masks = torch_masks(model, tokens, config)
-        losses = model.losses(tokens, targets)
-        theirs = torch_gradients(losses, model)
-    ours = vmap(lambda x, y, mask: models.loss(params, x, y, config, mask))(tokens, targets, masks)
-    assert (ours - losses).abs().max() <= 1e-12
-    found = gradients(params, tokens, targets, config, masks)
-    assert max((found[name] - theirs[name]).abs().max().item() for name in theirs) <= 1e-10
+    for x, y in zip(tokens, targets, strict=True):
+        loss = seeded(model.losses, x[None], y[None])
+        theirs = torch_gradients(loss, model)
+        found = seeded(grad(models.transformer(config).loss), params, x, y)
+        assert (seeded(models.transformer(config).loss, params, x, y) - loss).abs() <= 1e-12
+        assert max((found[name] - theirs[name][0]).abs().max().item() for name in theirs) <= 1e-10
 
 
 def test_loss_is_the_mean_cross_entropy_of_the_logits():
     params, (tokens, targets) = weights(SMALL), batch(SMALL)
     logits = models.apply(params, tokens[0], SMALL)
     by_hand = -logits.log_softmax(-1)[torch.arange(5), targets[0]].mean()
-    assert models.loss(params, tokens[0], targets[0], SMALL).item() == pytest.approx(by_hand.item(), rel=1e-14)
+    assert models.loss(params, tokens[0], targets[0], SMALL, False).item() == pytest.approx(by_hand.item(), rel=1e-14)
 
 
 # ---- one example
 
 
-@given(st.integers(0, 5), seeds)
-@few
+@given(st.integers(0, 5), st.integers(0, 2**16))
+@settings(max_examples=25, deadline=None)
 def test_logits_do_not_depend_on_later_tokens(position, seed):
     params, (tokens, others) = weights(SMALL), batch(SMALL, n=1, context=6, seed=seed)
     changed = torch.where(torch.arange(6) > position, others, tokens)[0]
@@ -246,102 +238,99 @@ def test_logits_depend_on_every_earlier_token():
         assert not torch.allclose(models.apply(params, changed, SMALL)[-1], last)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_vmap_is_the_loop(masked):
+def test_vmap_is_the_loop():
     params, (tokens, _) = weights(SMALL), batch(SMALL)
-    masks = masks_of(SMALL, 3, 5) if masked else None
-    for j, logits in enumerate(apply(params, tokens, SMALL, masks)):
-        own = tree.map(lambda mask, j=j: mask[j], masks) if masked else None
-        assert relative_error(logits, models.apply(params, tokens[j], SMALL, own)) <= 1e-13
+    for example, logits in zip(tokens, apply(params, tokens, SMALL), strict=True):
+        assert (logits - models.apply(params, example, SMALL)).abs().max() <= 1e-13
 
 
-def test_apply_changes_nothing_that_it_is_given():
-    params, (tokens, _), masks = weights(SMALL), batch(SMALL, n=1), masks_of(SMALL, 1, 5)
-    before = copy.deepcopy((params, tokens, masks))
-    apply(params, tokens, SMALL, masks)
-    assert all(
-        torch.equal(a, b) for a, b in zip(tree.leaves((params, tokens, masks)), tree.leaves(before), strict=True)
-    )
+def test_the_loss_changes_nothing_that_it_is_given():
+    params, (tokens, targets) = weights(SMALL), batch(SMALL, n=1)
+    before = copy.deepcopy((params, tokens, targets))
+    models.loss(params, tokens[0], targets[0], SMALL)
+    pairs = zip(tree.leaves((params, tokens, targets)), tree.leaves(before), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_tap_sees_every_operation_and_replaces_its_output():
+@pytest.mark.parametrize("bad", [-1, -100, 11])
+def test_tokens_and_targets_that_the_vocabulary_lacks_are_refused(bad):
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=1)
-    seen = []
-
-    def tap(name, x, y):
-        seen.append(name)
-        return torch.zeros_like(y) if name == "layers.1.norm2" else y
-
-    assert not models.stream(params, tokens[0], SMALL, tap=tap).any()
-    below = {name for op in seen for name in units.weight_and_bias(op)} - {"embedding.bias"}
-    assert below | {"decoder.weight", "decoder.bias"} == set(params)
-
-
-# ---- dropout masks
-
-
-def test_masks_have_a_shape_for_every_site():
-    masks = models.dropout_masks(SMALL, 5, key=0)
-    layer = {"self_attn.dropout": (2, 5, 5), "dropout1": (5, 8), "dropout": (5, 6), "dropout2": (5, 8)}
-    sites = {f"layers.{i}.{site}": shape for i in range(2) for site, shape in layer.items()}
-    assert {site: tuple(mask.shape) for site, mask in masks.items()} == {"dropout": (5, 8), **sites}
-    assert all(mask.dtype == torch.bool for mask in masks.values())
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.2, 0.9])
-def test_masks_keep_at_the_given_rate(dropout):
-    masks = models.dropout_masks(Config(vocab_size=2, dropout=dropout), 35, key=0)
-    for mask in masks.values():
-        deviation = math.sqrt(dropout * (1 - dropout) / mask.numel())
-        assert abs(mask.double().mean().item() - (1 - dropout)) <= 5 * deviation + 2**-16
-
-
-@given(seeds)
-@few
-def test_masks_are_a_function_of_the_key_alone(seed):
-    first, again, other = (models.dropout_masks(SMALL, 5, key=key) for key in (seed, keys.Key(seed), seed + 1))
-    assert all(torch.equal(first[site], again[site]) for site in first)
-    assert any(not torch.equal(first[site], other[site]) for site in first)
-
-
-def test_more_layers_leave_the_first_layers_masks_alone():
-    few_layers, many = (models.dropout_masks(Config(9, n_layers=n), 7, key=0) for n in (1, 4))
-    assert all(torch.equal(mask, many[site]) for site, mask in few_layers.items())
-
-
-def test_stacked_masks_are_each_examples_own():
-    ids = [keys.fold_in(0, "datum", j) for j in (7, 1, 7)]
-    stacked = models.stacked_dropout_masks(SMALL, 5, each=ids)
-    for j, key in enumerate(ids):
-        own = models.dropout_masks(SMALL, 5, key=key)
-        assert all(torch.equal(stacked[site][j], mask) for site, mask in own.items())
-
-
-def test_no_masks_are_masks_without_dropout():
-    config = Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropout=0.0)
-    params, (tokens, _) = weights(config), batch(config)
-    assert torch.equal(apply(params, tokens, config), apply(params, tokens, config, masks_of(config, 3, 5)))
-
-
-def test_no_masks_switch_dropout_off():
-    params, (tokens, _) = weights(SMALL), batch(SMALL)
-    without = Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropout=0.0)
-    assert torch.equal(apply(params, tokens, SMALL), apply(params, tokens, without))
-
-
-@pytest.mark.parametrize("site", models.dropout_masks(SMALL, 5, key=0))
-def test_every_mask_matters(site):
-    params, (tokens, _), masks = weights(SMALL), batch(SMALL, n=1), masks_of(SMALL, 1, 5)
-    flipped = masks | {site: ~masks[site]}
-    assert not torch.allclose(apply(params, tokens, SMALL, masks), apply(params, tokens, SMALL, flipped))
+    wrong = tokens[0].clone()
+    wrong[2] = bad
+    with pytest.raises(IndexError, match="out of range"):
+        models.apply(params, wrong, SMALL)
+    with pytest.raises(IndexError, match="out of bounds"):
+        models.loss(params, tokens[0], wrong, SMALL)
 
 
 def test_float32_stays_float32():
     params, (tokens, targets) = models.init(SMALL, key=0), batch(SMALL)
-    assert apply(params, tokens, SMALL, masks_of(SMALL, 3, 5)).dtype == torch.float32
-    assert gradients(params, tokens, targets, SMALL)["embedding.weight"].dtype == torch.float32
-    assert_close(
-        gradients(params, tokens, targets, SMALL),
-        tree.map(lambda g: g.float(), gradients(tree.map(lambda w: w.double(), params), tokens, targets, SMALL)),
-        1e-5,
-    )
+    found = gradients(params, tokens, targets, SMALL)
+    expected = gradients(tree.map(lambda w: w.double(), params), tokens, targets, SMALL)
+    assert apply(params, tokens, SMALL).dtype == torch.float32
+    assert all(g.dtype == torch.float32 for g in found.values())
+    assert all(torch.allclose(found[name].double(), expected[name], rtol=1e-4, atol=1e-6) for name in expected)
+
+
+# ---- as a graph
+
+
+def test_the_graph_has_torchs_dropout_sites_in_torchs_order():
+    model, (tokens, targets) = models.transformer(SMALL), batch(SMALL)
+    graph = exported(model.loss, model.init(0), tokens[0], targets[0]).graph
+    dropped = [node for node in graph.nodes if node.target is torch.ops.aten.dropout.default]
+    layer = [(2, 5, 5), (5, 8), (5, 6), (5, 8)]  # attention weights, attention branch, inside the MLP, MLP branch
+    assert [tuple(node.meta["val"].shape) for node in dropped] == [(5, 8), *layer, *layer]
+    assert all(node.args[1:] == (0.3, True) for node in dropped)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        models.transformer(Config(11, d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropout=0.0)).loss,
+        lambda params, x, y: models.loss(params, x, y, SMALL, False),
+    ],
+    ids=["p = 0", "not training"],
+)
+def test_without_dropout_there_is_no_site(loss):
+    tokens, targets = batch(SMALL)
+    graph = exported(loss, weights(SMALL), tokens[0], targets[0]).graph
+    assert not [node for node in graph.nodes if "dropout" in str(node.target)]
+
+
+def test_every_parameter_is_read_by_a_plain_operation_and_its_graph_is_the_loss():
+    tokens, targets = batch(SMALL)
+    params = weights(SMALL)
+    made = exported(lambda params, x, y: models.loss(params, x, y, SMALL, False), params, tokens[0], targets[0])
+    assert (
+        made.module()(params, tokens[1], targets[1]) - models.loss(params, tokens[1], targets[1], SMALL, False)
+    ) == 0
+    readers = [
+        sorted(str(user.target) for user in node.users) for node in made.graph.nodes if node.op == "placeholder"
+    ][: len(params)]
+    plain = ("aten.linear.default", "aten.layer_norm.default", "aten.embedding.default")
+    assert all(len(reader) == 1 and reader[0] in plain for reader in readers)
+
+
+# ---- as a model
+
+
+@each_config
+def test_a_model_from_its_source_is_the_same(config):
+    model, (tokens, targets) = models.transformer(config), batch(config)
+    again = models.build(json.loads(json.dumps(model.source)))
+    assert (again.name, again.shapes, again.source) == (model.name, model.shapes, model.source)
+    assert all(torch.equal(w, again.init(7)[name]) for name, w in model.init(7).items())
+    assert all(torch.equal(w, models.init(config, key=7)[name]) for name, w in model.init(7).items())
+    losses = [seeded(one.loss, weights(config), tokens[0], targets[0]) for one in (model, again)]
+    assert losses[0] == losses[1]
+
+
+def test_a_model_says_what_it_is_in_a_line():
+    assert repr(models.transformer(POST)) == "Model transformer: 12,267,582 parameters in 39 tensors"
+
+
+@pytest.mark.parametrize("source", [{"kind": "jax"}, {}])
+def test_a_source_of_no_known_kind_is_refused(source):
+    with pytest.raises(ValueError, match="of kind .*; it must be 'transformer', 'causal_lm' or 'module'"):
+        models.build(source)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from scipy.stats import hypergeom
-from strategies import SMALL, batch, weights
+from strategies import SMALL, batch, graph_of, weights
 
 from devinterp_func import keys, neurons
 from devinterp_func.neurons import Ablation, FlipCounts, Neuron, Replacement, Trial
@@ -26,12 +26,12 @@ def test_a_trial_counts_what_ablation_flips():
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=6)
     params["decoder.weight"] *= 5
     others = neurons.other_neurons(NEURON, SMALL.d_hidden, 2, key=0)
-    elsewhere = neurons.flip_counts_of(params, tokens[3:], SMALL, [NEURON, *others])
-    found = neurons.try_neuron(params, tokens[:3], SMALL, NEURON, torch.tensor([1]), others, elsewhere[0])
+    elsewhere = neurons.flip_counts_of(graph_of(SMALL), params, (tokens[3:],), [NEURON, *others])
+    found = neurons.try_neuron(graph_of(SMALL), params, (tokens[:3],), NEURON, torch.tensor([1]), others, elsewhere[0])
 
     def flips_of(neuron, tokens):
-        before = neurons.predictions(params, tokens, SMALL)
-        after = neurons.predictions(neurons.zero(params, neuron), tokens, SMALL)
+        before = neurons.predictions(graph_of(SMALL), params, (tokens,))
+        after = neurons.predictions(graph_of(SMALL), neurons.zero(params, neuron), (tokens,))
         table = neurons.flips(before, after, SMALL.vocab_size)
         dense = torch.zeros(2, SMALL.vocab_size, dtype=torch.int64)
         dense[0, table.token], dense[1, table.token] = table.count, table.flips
@@ -65,15 +65,17 @@ def test_other_ablations_go_through_the_same_controls(kind):
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=6)
     params["decoder.weight"] *= 5
     others = neurons.other_neurons(NEURON, SMALL.d_hidden, 2, key=0)
-    ablation = Ablation(kind, tokens[3:], 5)
-    (elsewhere,) = neurons.flip_counts_of(params, tokens[3:], SMALL, [NEURON], ablation)
-    trial = neurons.try_neuron(params, tokens[:3], SMALL, NEURON, torch.tensor([1]), others, elsewhere, ablation)
+    ablation = Ablation(kind, (tokens[3:],), 5)
+    (elsewhere,) = neurons.flip_counts_of(graph_of(SMALL), params, (tokens[3:],), [NEURON], ablation)
+    trial = neurons.try_neuron(
+        graph_of(SMALL), params, (tokens[:3],), NEURON, torch.tensor([1]), others, elsewhere, ablation
+    )
 
     def flips_of(neuron, tokens):
-        before = neurons.predictions(params, tokens, SMALL)
-        values = neurons.replacements(params, tokens, SMALL, [neuron], ablation)
+        before = neurons.predictions(graph_of(SMALL), params, (tokens,))
+        values = neurons.replacements(graph_of(SMALL), params, (tokens,), [neuron], ablation)
         assert values is not None
-        after = neurons.predictions(params, tokens, SMALL, Replacement(neuron, values[..., 0]))
+        after = neurons.predictions(graph_of(SMALL), params, (tokens,), Replacement(neuron, values[0]))
         return torch.bincount(torch.cat([x[before != after] for x in (before, after)]), minlength=SMALL.vocab_size)
 
     assert trial.attributed.flips.tolist() == flips_of(NEURON, tokens[:3]).tolist()
@@ -85,10 +87,10 @@ def test_other_ablations_go_through_the_same_controls(kind):
 def test_random_data_are_as_many_as_the_attributed():
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=6)
     sizes = {NEURON: 2, NEURON._replace(index=0): 4, Neuron("layers.0.linear1.weight", 1): 2}
-    found = dict(neurons.on_random_data(params, tokens, SMALL, sizes))
+    found = dict(neurons.on_random_data(graph_of(SMALL), params, (tokens,), sizes))
     assert found.keys() == sizes.keys()
     for neuron, size in sizes.items():
-        (alone,) = neurons.flip_counts_of(params, tokens[:size], SMALL, [neuron])
+        (alone,) = neurons.flip_counts_of(graph_of(SMALL), params, (tokens[:size],), [neuron])
         assert found[neuron].flips.tolist() == alone.flips.tolist()
         assert int(found[neuron].count.sum() - found[neuron].flips.sum() // 2) == size * tokens.shape[1]
 
@@ -96,16 +98,16 @@ def test_random_data_are_as_many_as_the_attributed():
 def test_excerpts_of_flips_to_or_from_notable_tokens_come_first():
     params, (tokens, _) = weights(SMALL), batch(SMALL, n=60)
     params[NEURON.unit] = params[NEURON.unit] * 5
-    before = neurons.predictions(params, tokens, SMALL)
-    after = neurons.predictions(neurons.zero(params, NEURON), tokens, SMALL)
+    before = neurons.predictions(graph_of(SMALL), params, (tokens,))
+    after = neurons.predictions(graph_of(SMALL), neurons.zero(params, NEURON), (tokens,))
     everything = list(neurons.excerpts(tokens, before, after))
     tokens_of = Counter(token for e in everything for token in (e.before, e.after))
     notable = torch.tensor([min(tokens_of, key=lambda token: tokens_of[token])])
     first = [e for e in everything if int(notable[0]) in (e.before, e.after)]
     assert 0 < len(first) < len(everything) and everything[0] not in first
-    found = neurons.flip_excerpts(params, tokens, SMALL, NEURON, notable, len(first) + 1)
+    found = neurons.flip_excerpts(graph_of(SMALL), params, tokens, NEURON, notable, len(first) + 1)
     assert found[:-1] == first and found[-1] == next(e for e in everything if e not in first)
-    assert neurons.flip_excerpts(params, tokens, SMALL, NEURON, notable, 0) == []
+    assert neurons.flip_excerpts(graph_of(SMALL), params, tokens, NEURON, notable, 0) == []
 
 
 def test_a_verdict_is_what_loops_and_the_hypergeometric_say():
@@ -161,9 +163,9 @@ def test_a_trial_without_controls_is_an_error():
     params, (tokens, _) = weights(SMALL), batch(SMALL)
     with pytest.raises(ValueError, match="there are no other neurons to compare layers.1.linear2.weight:2 with"):
         neurons.try_neuron(
+            graph_of(SMALL),
             params,
-            tokens,
-            SMALL,
+            (tokens,),
             NEURON,
             torch.tensor([1]),
             [],

@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CONFIGS, SMALL, few, seeds, some, weights
+from strategies import CONFIGS, SMALL, few, graph_of, seeds, some, weights
 
-from devinterp_func import keys, models, neurons
+from devinterp_func import graph, keys, neurons
 from devinterp_func.neurons import Neuron
-from devinterp_func.units import locate, writes_stream
+from devinterp_func.units import locate
 
 SHAPES = {"layers.0.linear1.weight": (2, 3), "layers.0.linear1.bias": (2,), "layers.0.linear2.weight": (3, 2)}
 AXES = ("in", "out")
 each_axis = pytest.mark.parametrize("axis", AXES)
 
 shapes_of_units = st.dictionaries(
-    st.text("ab.", min_size=1, max_size=3), st.lists(st.integers(1, 4), max_size=3).map(tuple), max_size=4
+    st.text("ab.", min_size=1, max_size=3), st.lists(st.integers(1, 4), max_size=4).map(tuple), max_size=4
 )
 
 
@@ -31,7 +31,7 @@ def size_of(shapes):
 def neuron_at(shapes, parameter, axis):
     """By the parameter's coordinates; None where its unit has no neurons."""
     place = locate(shapes, parameter)
-    return Neuron(place.unit, place.coordinates[axis == "in"], axis) if len(place.coordinates) == 2 else None
+    return Neuron(place.unit, place.coordinates[axis == "in"], axis) if len(place.coordinates) > 1 else None
 
 
 # ---- names
@@ -80,9 +80,9 @@ def test_groups_are_the_neurons_at_each_parameters_coordinates(axis, shapes):
 def test_neurons_partition_the_parameters_of_their_units(axis, shapes):
     everyone, groups = neurons.every(shapes, axis), neurons.groups(shapes, axis).of
     sizes = torch.bincount(groups[groups >= 0], minlength=len(everyone)).tolist()
-    assert sizes == [shapes[neuron.unit][axis == "out"] for neuron in everyone]
+    assert sizes == [size_of({"": shapes[n.unit]}) // shapes[n.unit][axis == "in"] for n in everyone]
     assert len(set(everyone)) == len(everyone)
-    assert sum(sizes) == size_of({unit: shape for unit, shape in shapes.items() if len(shape) == 2})
+    assert sum(sizes) == size_of({unit: shape for unit, shape in shapes.items() if len(shape) > 1})
 
 
 def test_a_column_and_a_row_share_one_parameter():
@@ -187,7 +187,7 @@ def test_logit_effect_is_what_a_perturbed_stream_adds_to_the_logits(config, seed
     stream = torch.from_numpy(keys.generator(seed).standard_normal((4, config.d_model)))
     decoder = params["decoder.weight"], params["decoder.bias"]
     added = F.linear(stream + params[neuron.unit][:, neuron.index], *decoder) - F.linear(stream, *decoder)
-    torch.testing.assert_close(neurons.logit_effect(params, neuron).expand_as(added), added)
+    torch.testing.assert_close(neurons.logit_effect(graph_of(config), params, neuron).expand_as(added), added)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -203,35 +203,30 @@ def test_logit_effect_through_the_norm_at_unchanged_deviation(config, seed):
         return F.linear((x - x.mean(1, keepdim=True)) / sigma * gain + bias, params["decoder.weight"])
 
     added = (logits(stream + params[neuron.unit][:, neuron.index]) - logits(stream)) * sigma
-    torch.testing.assert_close(neurons.logit_effect(params, neuron, norm=True).expand_as(added), added)
+    torch.testing.assert_close(
+        neurons.logit_effect(graph_of(config), params, neuron, norm=True).expand_as(added), added
+    )
 
 
 def test_logit_effect_of_a_hidden_unit_is_what_its_activity_adds_at_the_end():
-    params, tokens = weights(SMALL), torch.arange(5)
-    neuron, last = Neuron("layers.1.linear2.weight", 2), {}
-
-    def tap(name, inputs, output):
-        more = neurons.weights(params, neuron) if name == "layers.1.linear2" else torch.zeros(())
-        last[name] = inputs
-        return output + 1e-6 * more if last["grow"] else output
-
-    last["grow"] = False
-    before = models.stream(params, tokens, SMALL, tap=tap)
-    last["grow"] = True
-    after = models.stream(params, tokens, SMALL, tap=tap)
+    params, batch = weights(SMALL), (torch.arange(5)[None],)
+    neuron, small = Neuron("layers.1.linear2.weight", 2), graph_of(SMALL)
+    more = params | {"layers.1.linear2.bias": params["layers.1.linear2.bias"] + 1e-6 * neurons.weights(params, neuron)}
+    before, after = (graph.streams(small, p, batch)[0] for p in (params, more))
     found = (after - before) @ params["decoder.weight"].T * 1e6
-    written, standardised = neurons.weights(params, neuron), last["layers.1.norm2"]
+    gain, shift = (params[f"layers.1.norm2.{name}"] for name in ("weight", "bias"))
+    written, standardised = neurons.weights(params, neuron), (before - shift) / gain
     # what logit_effect leaves out: σ changes too, by the part of w along the stream
     along = standardised * (standardised @ written)[:, None] / SMALL.d_model
     gone = (params["layers.1.norm2.weight"] * along) @ params["decoder.weight"].T
-    effect = neurons.logit_effect(params, neuron, norm=True) - gone
+    effect = neurons.logit_effect(graph_of(SMALL), params, neuron, norm=True) - gone
     cosine = F.cosine_similarity(found, effect, dim=1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine), atol=1e-6, rtol=0)
 
 
 def _some_writer(config, seed):
     params = weights(config, seed=seed)
-    units = [unit for unit in params if writes_stream(unit)]
+    units = [f"layers.{i}.{kind}.weight" for i in range(config.n_layers) for kind in ("self_attn.out_proj", "linear2")]
     unit = units[seed % len(units)]
     return params, Neuron(unit, seed % params[unit].shape[1])
 
@@ -249,4 +244,4 @@ def _some_writer(config, seed):
 def test_logit_effect_refuses_what_does_not_write_to_the_stream(neuron):
     message = r" does not write to the stream; columns \(axis 'in'\) of layers.0.self_attn.out_proj.weight, "
     with pytest.raises(ValueError, match=re.escape(str(neuron)) + message):
-        neurons.logit_effect(weights(SMALL), neuron)
+        neurons.logit_effect(graph_of(SMALL), weights(SMALL), neuron)

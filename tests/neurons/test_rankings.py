@@ -4,15 +4,19 @@ import math
 
 import pytest
 import torch
-from strategies import SMALL, batch, weights
+from strategies import SMALL, batch, graph_of, weights
 
 from devinterp_func import neurons, stats
 from devinterp_func.neurons import Neuron, _rankings
 
 PARAMS, (TOKENS, _) = weights(SMALL), batch(SMALL, n=40)
-V, UNITS = SMALL.vocab_size, ("layers.0.linear1.weight", "layers.1.linear1.weight", "layers.1.linear2.weight")
+GRAPH, V, UNITS = (
+    graph_of(SMALL),
+    SMALL.vocab_size,
+    ("layers.0.linear1.weight", "layers.1.linear1.weight", "layers.1.linear2.weight"),
+)
 REFERENCE = torch.bincount(TOKENS.flatten(), minlength=V)
-PREDICTED = neurons.predictions(PARAMS, TOKENS, SMALL)
+PREDICTED = neurons.predictions(GRAPH, PARAMS, (TOKENS,))
 
 
 def random_counts(width, high=40, seed=0):
@@ -33,7 +37,7 @@ def direct_effect(unit):
     if unit.endswith("linear2.weight"):
         written = [outer[:, i] for i in range(outer.shape[1])]
     else:
-        hidden = neurons.activations(PARAMS, TOKENS, SMALL, f"{layer}.linear2.weight").flatten(0, 1)
+        hidden = neurons.activations(GRAPH, PARAMS, (TOKENS,), f"{layer}.linear2.weight").flatten(0, 1)
         slope = [float((hidden[:, h] > 0).double().mean()) for h in range(hidden.shape[1])]
         assert any(0 < s < 1 for s in slope)
         inner = PARAMS[unit]
@@ -45,7 +49,7 @@ def direct_effect(unit):
 
 def activations_where(unit, labels):
     """(column, token) -> the unit's activations at the positions with that label."""
-    values = neurons.activations(PARAMS, TOKENS, SMALL, unit).flatten(0, 1)
+    values = neurons.activations(GRAPH, PARAMS, (TOKENS,), unit).flatten(0, 1)
     return lambda g, v: values[labels.flatten() == v][:, g].double()
 
 
@@ -70,23 +74,25 @@ def test_the_posts_ranking_holds_the_posts_tokens_first():
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_logit_effects_are_the_slope_of_the_direct_path(unit):
-    effect = neurons.logit_effects(PARAMS, TOKENS, SMALL, unit)
+    effect = neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), unit)
     assert effect.shape == (PARAMS[unit].shape[1], V)
     expected = direct_effect(unit)
     same(effect, lambda g, v: expected[g][v])
     if unit == "layers.1.linear2.weight":
         for index in range(SMALL.d_hidden):
-            torch.testing.assert_close(effect[index], neurons.logit_effect(PARAMS, Neuron(unit, index), norm=True))
+            torch.testing.assert_close(
+                effect[index], neurons.logit_effect(GRAPH, PARAMS, Neuron(unit, index), norm=True)
+            )
 
 
 def test_logit_effects_of_other_units_are_refused():
     with pytest.raises(ValueError, match="'decoder.weight' is not in an MLP; units that are: layers.0.linear1"):
-        neurons.logit_effects(PARAMS, TOKENS, SMALL, "decoder.weight")
+        neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), "decoder.weight")
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_models_scores_are_their_formulas(unit):
-    found = dict(_rankings.model_rankings(PARAMS, TOKENS, PREDICTED, SMALL, unit, REFERENCE))
+    found = dict(_rankings.model_rankings(GRAPH, PARAMS, TOKENS, PREDICTED, unit, REFERENCE))
     width, effect = PARAMS[unit].shape[1], direct_effect(unit)
     assert len(found) == 9 and all(score.shape == (width, V) for score in found.values())
     often = torch.bincount(PREDICTED.flatten(), minlength=V).tolist()
@@ -110,7 +116,7 @@ def test_the_models_scores_are_their_formulas(unit):
 def standard_scores(unit, labels):
     """How far the mean on a label is from the mean of all positions, in standard errors of a draw without return."""
     where = activations_where(unit, labels)
-    values = neurons.activations(PARAMS, TOKENS, SMALL, unit).flatten(0, 1)
+    values = neurons.activations(GRAPH, PARAMS, (TOKENS,), unit).flatten(0, 1)
     n = len(values)
 
     def z(g, v):
@@ -179,17 +185,17 @@ def test_chance_is_reproducible_and_swaps_whole_rows():
 @pytest.mark.parametrize("columns", [[4, 1, 2], [3]])
 def test_all_rankings_are_those_of_the_chosen_columns(columns):
     unit, index = UNITS[0], torch.tensor(columns)
-    material = neurons.Material(PARAMS, SMALL, TOKENS, PREDICTED, REFERENCE, torch.arange(V) * 7 + 100)
+    material = neurons.Material(GRAPH, PARAMS, TOKENS, PREDICTED, REFERENCE, torch.arange(V) * 7 + 100)
     counts = {name: random_counts(len(columns), seed=i) for i, name in enumerate(("bag", "target", "input"))}
     there, norms = random_counts(len(columns), seed=9), {"growth": random_counts(len(columns), seed=8).double()}
     found = list(neurons.rankings(material, unit, index, counts, there, norms, key=0))
     assert len(found) == len({(kind, name) for kind, name, _ in found}) == neurons.n_rankings(len(columns), 1)
     by_name = {(kind, name): score for kind, name, score in found}
-    model = dict(_rankings.model_rankings(PARAMS, TOKENS, PREDICTED, SMALL, unit, REFERENCE))
+    model = dict(_rankings.model_rankings(GRAPH, PARAMS, TOKENS, PREDICTED, unit, REFERENCE))
     for name, score in model.items():
         assert torch.equal(by_name["model", name], score[index])
     record = dict(_rankings.record_rankings(counts, REFERENCE)) | dict(_rankings.norm_rankings(norms, REFERENCE))
-    effect = neurons.logit_effects(PARAMS, TOKENS, SMALL, unit)[index]
+    effect = neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), unit)[index]
     moved = model[_rankings.MOVED][index]
     joint = _rankings.joint_rankings(there, counts["target"], REFERENCE, material.predictions, effect, moved)
     for kind, scores in (("record", record), ("record and model", dict(joint))):

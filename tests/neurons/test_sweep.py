@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CONFIGS, SMALL, batch, few, seeds, weights
+from strategies import CONFIGS, SMALL, batch, few, graph_of, seeds, weights
 
-from devinterp_func import models, neurons, units
-from devinterp_func.models import Config, _forward
+from devinterp_func import graph, neurons
+from devinterp_func.graph import _batches
+from devinterp_func.models import Config
 from devinterp_func.neurons import Neuron, _argmax_bound
 
 WIDE = Config(vocab_size=150, d_model=8, n_heads=2, d_hidden=6, n_layers=2)  # more tokens than candidates
@@ -41,7 +42,10 @@ def after(sweep, n_neurons):
 def test_a_sweep_is_a_forward_pass_for_each_neuron(config, axis):
     params, (tokens, _) = sharp(config), batch(config, n=4)
     every = every_neuron(params, axis)
-    assert same(neurons.sweep(params, tokens, config, every), neurons.sweep_naive(params, tokens, config, every))
+    assert same(
+        neurons.sweep(graph_of(config), params, (tokens,), every),
+        neurons.sweep_naive(graph_of(config), params, (tokens,), every),
+    )
 
 
 @given(seeds, st.sampled_from([0.01, 1.0, 30.0]), st.sampled_from(["in", "out"]))
@@ -49,7 +53,10 @@ def test_a_sweep_is_a_forward_pass_for_each_neuron(config, axis):
 def test_a_sweep_is_a_forward_pass_for_each_neuron_of_any_model(seed, by, axis):
     params, (tokens, _) = sharp(WIDE, seed, by), batch(WIDE, n=2, seed=seed)
     some = every_neuron(params, axis)[seed % 7 :: 7]
-    assert same(neurons.sweep(params, tokens, WIDE, some), neurons.sweep_naive(params, tokens, WIDE, some))
+    assert same(
+        neurons.sweep(graph_of(WIDE), params, (tokens,), some),
+        neurons.sweep_naive(graph_of(WIDE), params, (tokens,), some),
+    )
 
 
 @pytest.mark.parametrize("axis", ["in", "out"])
@@ -57,12 +64,19 @@ def test_a_sweep_is_a_forward_pass_for_each_neuron_of_any_model(seed, by, axis):
 def test_a_sweep_of_replacements_is_a_forward_pass_for_each_neuron(kind, axis):
     params, (tokens, _) = sharp(WIDE), batch(WIDE, n=4)
     every = every_neuron(params, axis)[::3]
-    values = neurons.replacements(params, tokens, WIDE, every, neurons.Ablation(kind, None, 1))
-    naive = neurons.sweep_naive(params, tokens, WIDE, every, values)
-    assert values is not None and len(naive.neuron) and same(neurons.sweep(params, tokens, WIDE, every, values), naive)
-    before = neurons.predictions(params, tokens, WIDE)
+    values = neurons.replacements(graph_of(WIDE), params, (tokens,), every, neurons.Ablation(kind, None, 1))
+    naive = neurons.sweep_naive(graph_of(WIDE), params, (tokens,), every, values)
+    assert (
+        values is not None
+        and len(naive.neuron)
+        and same(neurons.sweep(graph_of(WIDE), params, (tokens,), every, values), naive)
+    )
+    before = neurons.predictions(graph_of(WIDE), params, (tokens,))
     for number, neuron in enumerate(every):
-        flipped = neurons.predictions(params, tokens, WIDE, neurons.Replacement(neuron, values[..., number])) != before
+        flipped = (
+            neurons.predictions(graph_of(WIDE), params, (tokens,), neurons.Replacement(neuron, values[number]))
+            != before
+        )
         assert naive.position[naive.neuron == number].tolist() == flipped.flatten().nonzero()[:, 0].tolist()
 
 
@@ -70,11 +84,13 @@ def test_a_sweep_of_replacements_is_a_forward_pass_for_each_neuron(kind, axis):
 def test_sweeping_zeros_is_zeroing_weights_but_for_a_rows_bias(axis):
     params, (tokens, _) = sharp(WIDE), batch(WIDE, n=4)
     every = every_neuron(params, axis)
-    values = torch.zeros(*tokens.shape, len(every), dtype=torch.float64)
+    values = [torch.zeros(tokens.shape, dtype=torch.float64) for _ in every]
     if axis == "out":
-        bias = {unit: params[units.weight_and_bias(units.operation(unit))[1]] for unit in {n.unit for n in every}}
-        values = values + torch.stack([bias[neuron.unit][neuron.index] for neuron in every])
-    assert same(neurons.sweep(params, tokens, WIDE, every, values), neurons.sweep(params, tokens, WIDE, every))
+        values = [params[f"{n.unit.removesuffix('weight')}bias"][n.index].expand(tokens.shape) for n in every]
+    assert same(
+        neurons.sweep(graph_of(WIDE), params, (tokens,), every, values),
+        neurons.sweep(graph_of(WIDE), params, (tokens,), every),
+    )
 
 
 def test_where_replaced_logits_tie_the_definition_is_asked():
@@ -82,8 +98,8 @@ def test_where_replaced_logits_tie_the_definition_is_asked():
     params["decoder.weight"][75:] = params["decoder.weight"][:75]
     params["decoder.bias"][75:] = params["decoder.bias"][:75]
     every = every_neuron(params, "in")[::3]
-    values = neurons.replacements(params, tokens, WIDE, every, neurons.Ablation("resample"))
-    found, naive = (f(params, tokens, WIDE, every, values) for f in (neurons.sweep, neurons.sweep_naive))
+    values = neurons.replacements(graph_of(WIDE), params, (tokens,), every, neurons.Ablation("resample"))
+    found, naive = (f(graph_of(WIDE), params, (tokens,), every, values) for f in (neurons.sweep, neurons.sweep_naive))
     assert found.work.repeated > 0
     assert torch.equal(after(found, len(every)) % 75, after(naive, len(every)) % 75)
 
@@ -92,9 +108,9 @@ def test_where_nothing_is_proven_the_decoder_decides():
     params, (tokens, _) = sharp(WIDE, by=1e-3), batch(WIDE, n=4)
     params["decoder.bias"] = params["decoder.bias"] * 1e-3
     every = every_neuron(params, "in")
-    found = neurons.sweep(params, tokens, WIDE, every)
+    found = neurons.sweep(graph_of(WIDE), params, (tokens,), every)
     assert found.work.decoded > 0
-    assert same(found, neurons.sweep_naive(params, tokens, WIDE, every))
+    assert same(found, neurons.sweep_naive(graph_of(WIDE), params, (tokens,), every))
 
 
 def test_where_logits_tie_the_definition_is_asked():
@@ -102,7 +118,10 @@ def test_where_logits_tie_the_definition_is_asked():
     params["decoder.weight"][75:] = params["decoder.weight"][:75]
     params["decoder.bias"][75:] = params["decoder.bias"][:75]
     every = every_neuron(params, "in")[::3]
-    found, naive = neurons.sweep(params, tokens, WIDE, every), neurons.sweep_naive(params, tokens, WIDE, every)
+    found, naive = (
+        neurons.sweep(graph_of(WIDE), params, (tokens,), every),
+        neurons.sweep_naive(graph_of(WIDE), params, (tokens,), every),
+    )
     assert found.work.repeated > 0
     assert torch.equal(after(found, len(every)) % 75, after(naive, len(every)) % 75)  # which twin, rounding decides
 
@@ -110,8 +129,10 @@ def test_where_logits_tie_the_definition_is_asked():
 def test_the_order_of_neurons_and_of_data_does_not_matter():
     params, (tokens, _) = sharp(WIDE), batch(WIDE, n=5)
     every = every_neuron(params, "in")
-    count, flips = neurons.flip_counts(neurons.sweep(params, tokens, WIDE, every), len(every), WIDE.vocab_size)
-    turned = neurons.sweep(params, tokens.flip(0), WIDE, every[::-1])
+    count, flips = neurons.flip_counts(
+        neurons.sweep(graph_of(WIDE), params, (tokens,), every), len(every), WIDE.vocab_size
+    )
+    turned = neurons.sweep(graph_of(WIDE), params, (tokens.flip(0),), every[::-1])
     other = neurons.flip_counts(turned, len(every), WIDE.vocab_size)
     assert torch.equal(count, other[0].flip(0)) and torch.equal(flips, other[1].flip(0))
 
@@ -119,10 +140,12 @@ def test_the_order_of_neurons_and_of_data_does_not_matter():
 def test_flip_counts_are_those_of_the_flip_table():
     params, (tokens, _) = sharp(WIDE), batch(WIDE, n=5)
     some = every_neuron(params, "in")[::5]
-    count, flips = neurons.flip_counts(neurons.sweep(params, tokens, WIDE, some), len(some), WIDE.vocab_size)
-    before = neurons.predictions(params, tokens, WIDE)
+    count, flips = neurons.flip_counts(
+        neurons.sweep(graph_of(WIDE), params, (tokens,), some), len(some), WIDE.vocab_size
+    )
+    before = neurons.predictions(graph_of(WIDE), params, (tokens,))
     for row, neuron in enumerate(some):
-        after = neurons.predictions(neurons.zero(params, neuron), tokens, WIDE)
+        after = neurons.predictions(graph_of(WIDE), neurons.zero(params, neuron), (tokens,))
         table = neurons.flips(before, after, WIDE.vocab_size)
         assert count[row][table.token].tolist() == table.count.tolist() and int(count[row].sum()) == table.count.sum()
         assert flips[row][table.token].tolist() == table.flips.tolist()
@@ -132,16 +155,16 @@ def test_flip_counts_are_those_of_the_flip_table():
 def test_blocks_of_data_join(kind, monkeypatch):
     params, (tokens, _) = sharp(WIDE), batch(WIDE, n=5)
     some = every_neuron(params, "in")[::4]
-    values = neurons.replacements(params, tokens, WIDE, some, neurons.Ablation(kind))
-    whole = neurons.sweep(params, tokens, WIDE, some, values)
-    monkeypatch.setattr(_forward, "LOGITS", 2 * WIDE.vocab_size * tokens.shape[1])
-    parts = list(neurons.sweep_in_parts(params, tokens, WIDE, some, values))
+    values = neurons.replacements(graph_of(WIDE), params, (tokens,), some, neurons.Ablation(kind))
+    whole = neurons.sweep(graph_of(WIDE), params, (tokens,), some, values)
+    monkeypatch.setattr(_batches, "LOGITS", 2 * WIDE.vocab_size * tokens.shape[1])
+    parts = list(neurons.sweep_in_parts(graph_of(WIDE), params, (tokens,), some, values))
     assert len(parts) == 3 and same(neurons.join_sweeps(parts), whole)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["small", "odd heads, sin", "odd width"])
 def test_no_neurons_flip_nothing(config):
-    found = neurons.sweep(weights(config), batch(config)[0], config, [])
+    found = neurons.sweep(graph_of(config), weights(config), (batch(config)[0],), [])
     assert len(found.neuron) == 0 and len(found.intact) == batch(config)[0].numel()
 
 
@@ -150,19 +173,19 @@ def test_no_neurons_flip_nothing(config):
 def test_bounds_hold_for_every_other_token(seed):
     params, g = sharp(WIDE, seed), torch.Generator().manual_seed(seed)
     stream, step = torch.randn(2, 9, 8, generator=g, dtype=torch.float64)
-    logits = models.decode(params, stream)
-    known = _argmax_bound.measure_margins(params, stream, logits.clone())
+    logits = graph.decode(graph_of(WIDE), params, stream)
+    known = _argmax_bound.measure_margins(graph_of(WIDE), params, stream, logits.clone())
     assert torch.equal(known.candidates[:, 0], logits.argmax(1))
     for size in (0.0, 0.1, 0.4, 1.5, 10.0):
         changed = stream + size * step
         ceiling = _argmax_bound._ceiling(known, (changed - stream).norm(dim=1, keepdim=True))[:, 0]
-        others = models.decode(params, changed).scatter_(1, known.candidates, -torch.inf)
+        others = graph.decode(graph_of(WIDE), params, changed).scatter_(1, known.candidates, -torch.inf)
         assert bool((others.amax(1) <= ceiling + 1e-9).all())
 
 
 def test_an_unknown_neuron_is_refused_and_the_units_are_listed():
     with pytest.raises(ValueError, match="has no neurons; units that have are .*layers.0.linear1.weight"):
-        neurons.sweep(weights(SMALL), batch(SMALL)[0], SMALL, [Neuron("decoder.weight", 0)])
+        neurons.sweep(graph_of(SMALL), weights(SMALL), (batch(SMALL)[0],), [Neuron("decoder.bias", 0)])
 
 
 def test_float32_agrees_but_for_ties():
@@ -170,4 +193,7 @@ def test_float32_agrees_but_for_ties():
     params = {name: weight.float() for name, weight in sharp(config).items()}
     tokens, _ = batch(config, n=6)
     every = every_neuron(params, "in")
-    assert same(neurons.sweep(params, tokens, config, every), neurons.sweep_naive(params, tokens, config, every))
+    assert same(
+        neurons.sweep(graph_of(config, torch.float32), params, (tokens,), every),
+        neurons.sweep_naive(graph_of(config, torch.float32), params, (tokens,), every),
+    )

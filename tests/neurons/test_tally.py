@@ -278,6 +278,29 @@ def test_columns_and_rows_count_the_same_outliers(drawn):
     assert totals[0] == totals[1] == [int(counts[unit].sum()) for unit in "ab"]
 
 
+@given(worlds)
+@few
+def test_of_other_data_only_classes_are_counted(drawn):
+    the = world(**drawn)
+    classes = the.data.targets[:, 0]
+    images = torch.zeros(len(classes), 1, 2, 2), classes
+    text = the._replace(data=Data(the.data.tokens, classes[:, None].expand(-1, C))).tally()
+    found = neurons.tally(the.shards, images, the.grouping, V, classes)
+    assert same(found[1:4], text[1:4]) and found.input.shape == (the.n_groups, 0)
+    assert f"{V} classes" in repr(found)
+    bare = neurons.tally(the.shards, images, the.grouping)
+    assert same(bare[1:3], text[1:3]) and bare.target.shape == bare.input.shape == (the.n_groups, 0)
+
+
+def test_classes_that_are_not_the_datas_are_refused():
+    the = world("datum", 0, 2)
+    images = (torch.zeros(5, 2),)
+    with pytest.raises(ValueError, match="there are 4 classes for 5 data; there must be one for each"):
+        inspect.unwrap(neurons.tally)(the.shards, images, the.grouping, V, torch.zeros(4).long())
+    with pytest.raises(ValueError, match=f"token {V} is out of range: vocab_size is {V}"):
+        neurons.tally(the.shards, images, the.grouping, V, torch.full((5,), V))
+
+
 def test_an_event_is_a_step_however_many_outliers():
     the = world("datum", 0, 4, n=3, k=P, N=3)
     found = the.tally(groups=Groups((0,), torch.zeros(P, dtype=torch.int64)))
@@ -375,7 +398,7 @@ def test_the_record_of_a_training_run_is_counted_to_the_last_outlier(per, tmp_pa
     total, P = 8 * 9 * (60 if per == "datum" else 1), n_parameters(run.shapes)
     counts = neurons.outlier_counts(run.shards(), P)
     assert counts.shape == (2, P) and int(counts.sum()) == total
-    tally = neurons.tally(run.shards(), run.data, neurons.groups(run.shapes), run.config.vocab_size)
+    tally = neurons.tally(run.shards(), run.data, neurons.groups(run.shapes), run.graph.vocab_size)
     assert int(tally.outliers.sum()) == int(tally.target.sum()) == int(tally.input.sum()) == total
     assert int(tally.events.max()) <= 2  # a datum is once in an epoch
     assert torch.equal(neurons.distribution(tally, run.data).sum(1), 10 * tally.events.sum(0))

@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import token_parts
-from strategies import SMALL, batch, factor_arrays, factors_of, floats, like, masks_of, some, trees, weights
+from strategies import floats, like, mixed_arrays, mixture, small, some, trees
 from torch import Tensor
 
-from devinterp_func import optim, per_example, tree, units
+from devinterp_func import optim, per_example, tree
 from devinterp_func.per_example import Bias, Factor, Outer
 
 EPS = {torch.float64: 1e-15, torch.float32: 5e-7}
@@ -34,22 +34,28 @@ class Made(NamedTuple):
     factors: dict[str, Factor]
 
 
+def n_data(factors):
+    return per_example.n_data(next(iter(factors.values())))
+
+
 def mean_gradients(factors):
     """g, by the factors' definitions: the data's and their positions' parts added up."""
-    return {name: token_parts(factor).sum((0, 1)) / len(factor.signals) for name, factor in factors.items()}
+    return {name: token_parts(factor).sum((0, 1)) / n_data(factors) for name, factor in factors.items()}
 
 
 def step(before, factors, lr=0.5, max_norm=0.5):
     """A step of SGD and what it used."""
     after, info = optim.update(before, mean_gradients(factors), lr=lr, max_norm=max_norm)
-    n = len(next(iter(factors.values())).signals)
-    return Made(before, after, optim.delta_factors(factors, info, n)), info
+    return Made(before, after, optim.delta_factors(factors, info, n_data(factors))), info
 
 
 def rounding(made, dtype):
     """What ``missed`` may be of each unit: weights and deltas are rounded, relative to a change that may be small."""
     deltas = per_example.gradients(made.factors)
-    sizes = {name: made.before[name].norm() + delta.flatten(1).norm(dim=1).sum() for name, delta in deltas.items()}
+    sizes = {
+        name: made.before[name].norm() + delta.reshape(len(delta), -1).norm(dim=1).sum()
+        for name, delta in deltas.items()
+    }
     return {
         name: float(EPS[dtype] * size / (made.after[name] - made.before[name]).norm()) for name, size in sizes.items()
     }
@@ -59,10 +65,10 @@ def rounding(made, dtype):
 
 
 @each_dtype
-@given(factor_arrays(), rates, max_norms, st.data())
+@given(mixed_arrays(), rates, max_norms, st.data())
 @some
 def test_factors_of_every_kind_obey_the_law(dtype, drawn, lr, max_norm, data):
-    factors = factors_of(drawn, dtype)  # Outer, Bias, Gain and Lookup
+    factors = mixture(drawn, dtype)
     before = tree.map(lambda g: data.draw(floats(tuple(g.shape))).to(dtype), mean_gradients(factors))
     made, _ = step(before, factors, lr, max_norm)
     most = rounding(made, dtype)
@@ -73,8 +79,8 @@ def test_factors_of_every_kind_obey_the_law(dtype, drawn, lr, max_norm, data):
 @pytest.mark.parametrize(("max_norm", "clipped"), [(1e-3, True), (math.inf, False)], ids=["clipped", "not clipped"])
 @each_dtype
 def test_every_parameter_of_a_model_obeys_the_law(dtype, max_norm, clipped):
-    params = weights(SMALL, dtype)
-    captured = per_example.capture(params, *batch(SMALL), SMALL, masks_of(SMALL), units.EVERY)
+    own = small(dtype)
+    params, captured = own.params, own.capture()
     after, info = optim.update(params, captured.mean_grads, lr=5.0, max_norm=max_norm)
     made = Made(params, after, optim.delta_factors(captured.factors, info, 3))
     most = rounding(made, dtype)
@@ -106,11 +112,11 @@ def test_a_delta_is_the_formula(gradients, lr, max_norm):
     assert optim.deltas({"w": gradients}, info)["w"].tolist() == [pytest.approx(row, rel=1e-9) for row in expected]
 
 
-@given(factor_arrays(), rates, max_norms)
+@given(mixed_arrays(), rates, max_norms)
 @some
 def test_factors_of_deltas_form_the_deltas(drawn, lr, max_norm):
-    factors = factors_of(drawn)
-    n = len(drawn["tokens"])
+    factors = mixture(drawn)
+    n = n_data(factors)
     _, info = step(mean_gradients(factors), factors, lr, max_norm)
     formed = per_example.gradients(optim.delta_factors(factors, info, n))
     for name, delta in optim.deltas(per_example.gradients(factors), info).items():
@@ -130,7 +136,7 @@ def normal_factors(n=20) -> dict[str, Factor]:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda f, info: f._replace(**{name: x[1:] for name, x in f._asdict().items()}),
+        lambda f, info: per_example.take_data(f, slice(1, None)),
         lambda f, info: f._replace(signals=f.signals / info.clip),
         lambda f, info: f._replace(signals=-f.signals),
         lambda f, info: f._replace(signals=f.signals / 20),

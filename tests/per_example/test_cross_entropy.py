@@ -1,16 +1,17 @@
 """The fused vocabulary head: cross entropy and its gradients, whatever the size of logits and of blocks."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from oracles import assert_close, assert_equal, definition, relative_error
-from strategies import batch, small, weights
+from strategies import Small, small
 from torch import Tensor
 
-from devinterp_func import models, per_example, tree, units
-from devinterp_func.models import Config, Masks
-from devinterp_func.per_example import _cross_entropy, capture
-from devinterp_func.tree import Params
+from devinterp_func import models, per_example, tree
+from devinterp_func.models import Config
+from devinterp_func.per_example import _cross_entropy
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
@@ -18,20 +19,24 @@ each_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], id
 @pytest.mark.parametrize("vocab_size", [6, 7, 8, 20])
 def test_blocks_of_the_vocabulary_change_nothing(monkeypatch, vocab_size):
     monkeypatch.setattr(_cross_entropy, "VOCABULARY_BLOCK", 7)
-    config = Config(vocab_size, d_model=8, n_heads=2, d_hidden=6, n_layers=1)
-    params, (tokens, targets) = weights(config), batch(config)
-    losses, gradients = definition(params, tokens, targets, config)
-    captured = capture(params, tokens, targets, config, units=units.EVERY)
-    assert relative_error(captured.losses, losses) <= 1e-10
-    assert_close(per_example.gradients(captured.factors), gradients, 1e-10)
-    assert_close(captured.mean_grads, tree.map(lambda g: g.mean(0), gradients), 1e-10)
+    own = small(config=Config(vocab_size, d_model=8, n_heads=2, d_hidden=6, n_layers=1))
+    assert_is_the_definition(own, 1e-10)
 
 
-def with_head(dtype, weight=1.0, bias=0.0) -> tuple[Params, Tensor, Tensor, Config, Masks | None]:
-    """A small model's arguments with a decoder so scaled and shifted."""
-    params, tokens, targets, config, masks = small(dtype)
+def assert_is_the_definition(own: Small, tolerance: float, **options: Any) -> None:
+    losses, gradients = definition(*own[1:4], own.config, own.masks)
+    captured = own.capture(**options)
+    assert relative_error(captured.losses, losses) <= tolerance
+    assert_close(per_example.gradients(captured.factors), gradients, tolerance)
+    assert_close(captured.mean_grads, tree.map(lambda g: g.mean(0), gradients), tolerance)
+
+
+def with_head(dtype, weight=1.0, bias=0.0) -> Small:
+    """A small model and batch with a decoder so scaled and shifted."""
+    own = small(dtype)
+    params = own.params
     changed = {"decoder.weight": params["decoder.weight"] * weight, "decoder.bias": params["decoder.bias"] + bias}
-    return params | changed, tokens, targets, config, masks
+    return own._replace(params=params | changed)
 
 
 HEADS = [
@@ -50,36 +55,37 @@ HEADS = [
 @pytest.mark.parametrize("block", [4, 1024])
 def test_no_logit_is_too_large_or_too_small(monkeypatch, block, dtype, head, tolerance):
     monkeypatch.setattr(_cross_entropy, "VOCABULARY_BLOCK", block)
-    arguments = with_head(dtype, **head)
-    losses, gradients = definition(*arguments)
-    captured = capture(*arguments, units=units.EVERY)
-    assert relative_error(captured.losses, losses) <= tolerance
-    assert_close(per_example.gradients(captured.factors), gradients, tolerance)
-    assert_close(captured.mean_grads, tree.map(lambda g: g.mean(0), gradients), tolerance)
+    assert_is_the_definition(with_head(dtype, **head), tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "head", "tolerance"), HEADS)
 def test_losses_are_the_cross_entropy_at_every_position(dtype, head, tolerance):
-    params, tokens, targets, config, _ = with_head(dtype, **head)
-    double = {name: w.double() for name, w in params.items()}
-    logits = torch.stack([models.apply(double, example, config) for example in tokens])
-    expected = F.cross_entropy(logits.mT, targets, reduction="none")
-    assert relative_error(per_example.losses(params, tokens, targets, config), expected) <= tolerance
+    own = with_head(dtype, **head)
+    double = {name: w.double() for name, w in own.params.items()}
+    logits = torch.stack([models.apply(double, example, own.config) for example in own.tokens])
+    expected = F.cross_entropy(logits.mT, own.targets, reduction="none")
+    assert relative_error(losses_of(own), expected) <= tolerance
 
 
-def test_mean_losses_are_those_of_capture():
-    params, tokens, targets, config, _ = small()
-    losses = per_example.losses(params, tokens, targets, config)
-    assert relative_error(losses.mean(1), capture(params, tokens, targets, config).losses) <= 1e-14
+def losses_of(own: Small, buffer: Tensor | None = None) -> Tensor:
+    return per_example.losses(own.graph, own.params, own.tokens, own.targets, buffer=buffer)
+
+
+def test_mean_losses_are_those_of_capture_and_of_each_datum():
+    own = small(masked=False)
+    expected = own.capture().losses
+    assert relative_error(losses_of(own).mean(1), expected) <= 1e-14
+    found = per_example.data_losses(own.graph, own.params, own.tokens, own.targets)
+    assert relative_error(found, expected) <= 1e-14
 
 
 @each_dtype
 def test_the_buffers_content_is_of_no_account(dtype):
-    params, tokens, targets, config, masks = small(dtype)
-    without = capture(*small(dtype), units=units.EVERY)
-    buffer = torch.full((config.vocab_size, tokens.numel()), float("nan"), dtype=dtype)
-    captured = capture(*small(dtype), units=units.EVERY, buffer=buffer)
+    own = small(dtype)
+    buffer = torch.full((own.config.vocab_size, own.tokens.numel()), float("nan"), dtype=dtype)
+    captured = own.capture(buffer=buffer)
     buffer.fill_(7.0)  # nor is what happens to it later
-    assert_equal(captured, without)
-    losses = per_example.losses(params, tokens, targets, config, buffer)
-    assert_equal(losses, per_example.losses(params, tokens, targets, config))
+    assert_equal(captured, own.capture())
+    losses = losses_of(own, buffer)
+    buffer.fill_(7.0)
+    assert_equal(losses, losses_of(own))

@@ -5,7 +5,7 @@ from collections import namedtuple
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import assert_close, assert_equal, definition, loop_of_grads, relative_error
+from oracles import assert_close, assert_equal, definition, loop_of_grads, masked, relative_error
 from strategies import small
 from torch import nn
 from torch.func import functional_call
@@ -54,13 +54,10 @@ def test_grads_are_the_loop_of_autograd(loss, params, data):
 
 
 def test_the_definition_is_the_loop_of_autograd_for_the_transformer():
-    params, tokens, targets, config, masks = small()
-
-    def loss(params, x, y, mask):
-        return models.loss(params, x, y, config, mask)
-
-    expected = loop_of_grads(loss, params, tokens, targets, masks)
-    assert_close(definition(*small())[1], expected, 1e-13)
+    own = small()
+    loss = masked(models.transformer(own.config).loss)
+    expected = loop_of_grads(loss, *own[1:5])
+    assert_close(definition(*own[1:4], own.config, own.masks)[1], expected, 1e-13)
 
 
 # ---- losses that vmap cannot take as they are

@@ -2,17 +2,18 @@
 
 import inspect
 import math
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import largest_of_each, relative_error, sorted_entries, strongest_position, token_parts
-from strategies import batch, distinct_matrices, factor_arrays, factors_of, few, some, tied_matrices, weights
+from strategies import distinct_matrices, few, mixed_arrays, mixture, small, some, tied_matrices
 
 from devinterp_func import keys, optim, per_example
 from devinterp_func.models import Config
-from devinterp_func.per_example import Bias, Factor, Outer
+from devinterp_func.per_example import Bias, Dense, Factor, Lookup, Outer, Sum, _outliers
 from devinterp_func.per_example._outliers import BLOCK, select_by_sorting
 from devinterp_func.units import locate
 
@@ -36,10 +37,9 @@ def split(values):
 
 def some_deltas(dtype=torch.float32, n=5, seed=0):
     """Factors of the deltas of a small model's step, default units."""
-    config = Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=7, n_layers=1)
-    params, (tokens, targets) = weights(config, dtype, seed), batch(config, n, seed=seed)
-    captured = per_example.capture(params, tokens, targets, config)
-    _, info = optim.update(params, captured.mean_grads, lr=5.0, max_norm=0.5)
+    own = small(dtype, False, Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=7, n_layers=1), n, seed=seed)
+    captured = own.capture(units=())
+    _, info = optim.update(own.params, captured.mean_grads, lr=5.0, max_norm=0.5)
     return per_example.scale_factors(captured.factors, optim.share(info, n))
 
 
@@ -178,10 +178,10 @@ def test_outliers_print_short():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@given(factor_arrays(), st.data(), st.sampled_from(["datum", "step"]))
+@given(mixed_arrays(), st.data(), st.sampled_from(["datum", "step"]))
 @some
 def test_outliers_of_factors_are_those_of_their_gradients(dtype, drawn, data, per):
-    factors = factors_of(drawn, dtype)
+    factors = mixture(drawn, dtype)
     k = data.draw(st.integers(1, sum(per_example.size_of(f) for f in factors.values())))
     found = per_example.top_k_from_factors(factors, k, per)
     assert_same(found._replace(position=found.datum), _by_gradients(factors, k, per))
@@ -193,10 +193,21 @@ def _by_gradients(factors, k, per):
     return expected._replace(position=expected.datum)
 
 
-@given(factor_arrays(), st.integers(1, 5))
+@given(mixed_arrays(), st.integers(1, 5))
 @some
 def test_positions_are_the_strongest_contributions(drawn, k):
-    factors = factors_of(drawn)
+    _check_positions(drawn, k)
+
+
+@given(mixed_arrays(), st.integers(1, 5))
+@few
+def test_positions_are_the_same_when_sought_a_few_at_a_time(drawn, k):
+    with mock.patch.object(_outliers, "CONTRIBUTIONS", 2):
+        _check_positions(drawn, k)
+
+
+def _check_positions(drawn, k):
+    factors = mixture(drawn)
     parts = {name: token_parts(factor) for name, factor in factors.items()}
     found = per_example.top_k_from_factors(factors, min(k, sum(per_example.size_of(f) for f in factors.values())))
     entries = zip(*(field.flatten().tolist() for field in (found.datum, found.parameter)), strict=True)
@@ -241,14 +252,16 @@ def test_deltas_formed_a_few_at_a_time_are_the_same_to_the_bit(rows):
     # the shapes of the post's layers: matrix products of that size are computed in other ways than small ones
     rng = keys.generator(0)
     a, b, c = (torch.from_numpy(rng.standard_normal((5, 35, width), dtype="f4")) for width in (200, 600, 200))
-    factors: dict[str, Factor] = {"in_proj": Outer(a, b), "linear": Outer(a, c)}
+    lookup = Lookup(torch.from_numpy(rng.integers(0, 600, (5, 35))), a, 600)
+    tied = Sum((Outer(c, b), lookup, Outer(a, b), Dense(b[:, :1].mT * c[:, :1])))
+    factors: dict[str, Factor] = {"in_proj": Outer(a, b), "linear": Outer(a, c), "tied": tied}
     units = per_example.form_units(factors)
     buffer = per_example.workspace(factors, rows)
     for start in range(0, 5, rows):
         some_data = {
             name: per_example.take_data(factor, slice(start, start + rows)) for name, factor in factors.items()
         }
-        flat = per_example.form_flat(some_data, buffer)[:, :160_000]
+        flat = per_example.form_flat(some_data, buffer)[:, :280_000]
         assert torch.equal(flat, torch.cat([unit[start : start + rows].flatten(1) for unit in units.values()], dim=1))
 
 
@@ -260,10 +273,10 @@ def test_form_units_is_gradients_to_rounding():
         assert max(relative_error(units[name], gradients[name]) for name in units) <= tolerance
 
 
-@given(factor_arrays())
+@given(mixed_arrays())
 @few
 def test_form_units_is_gradients_where_sums_are_exact(drawn):
-    factors = factors_of(drawn)
+    factors = mixture(drawn)
     units, gradients = per_example.form_units(factors), per_example.gradients(factors)
     assert list(units) == list(gradients)
     assert all(torch.equal(units[name], gradients[name]) for name in units)
@@ -274,8 +287,9 @@ def test_form_units_is_gradients_where_sums_are_exact(drawn):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_factors_that_are_not_finite_are_refused_and_unit_and_datum_named(rows, dtype, bad):
     signals = torch.zeros(3, 2, 4, dtype=dtype)
-    factors: dict[str, Factor] = {"fine": Bias(signals), "broken": Bias(signals.clone())}
-    factors["broken"].signals[1, 0, 2] = bad
+    broken = signals.clone()
+    broken[1, 0, 2] = bad
+    factors: dict[str, Factor] = {"fine": Bias(signals), "broken": Bias(broken)}
     with pytest.raises(FloatingPointError, match="datum 1 ") as refusal:
         per_example.top_k_from_factors(factors, 1, buffer=per_example.workspace(factors, rows))
     assert "broken" in str(refusal.value)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from run_builders import contents
 
-from devinterp_func import optim, records, text, training
+from devinterp_func import batches, models, optim, records, text, training
 from devinterp_func.models import Config
 from devinterp_func.records import RecordError, Recording, _recorder, _sealed
 from devinterp_func.records._directory import lock
@@ -19,12 +19,13 @@ from devinterp_func.training import Recipe
 
 CORPUS = text.planted(key=0, n_tokens=3600)
 CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=1)
+MODEL = models.transformer(CONFIG)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=90)  # 60 steps an epoch
 RECORDING = Recording(k=15, snapshot_every=20)
 
 
 def record(run, recipe=RECIPE, recording=RECORDING, stop=None):
-    for now in records.record(run, CORPUS, CONFIG, recipe, recording):
+    for now in records.record(run, CORPUS, MODEL, recipe, recording):
         if now.done == stop:
             break
     return now
@@ -45,7 +46,9 @@ def test_a_run_verifies_and_holds_what_its_recipe_promises(whole):
     evaluations = records.read_evaluations(whole)
     assert {step: set(values) for step, values in evaluations.items()} == {60: {"valid"}, 90: {"valid", "test"}}
     params = records.read_params(whole, 60)
-    assert evaluations[60]["valid"] == training.evaluate(params, CORPUS.valid, CONFIG, RECIPE)
+    assert evaluations[60]["valid"] == training.evaluate(
+        records.open(whole).graph, params, batches.chunk(CORPUS.valid, RECIPE.context), RECIPE.batch_size
+    )
 
 
 def test_two_runs_of_the_same_recipe_have_the_same_bits(whole, tmp_path):
@@ -126,32 +129,35 @@ def test_a_second_writer_is_refused(whole):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"recipe": replace(RECIPE, seed=1)}, {"recording": replace(RECORDING, k=16)}, {"device": "cpu", "config": None}],
-    ids=["recipe", "recording", "config"],
+    [
+        {"recipe": replace(RECIPE, seed=1)},
+        {"recording": replace(RECORDING, k=16)},
+        {"model": models.transformer(replace(CONFIG, d_hidden=9))},
+    ],
+    ids=["recipe", "recording", "model"],
 )
 def test_another_run_is_known_before_any_work(whole, changed, monkeypatch):
     before = contents(whole)
-    given = {"corpus": CORPUS, "config": CONFIG, "recipe": RECIPE, "recording": RECORDING} | changed
-    given["config"] = given["config"] or replace(CONFIG, d_hidden=9)
+    given = {"data": CORPUS, "model": MODEL, "recipe": RECIPE, "recording": RECORDING} | changed
     with pytest.raises(RecordError, match=r"(?s)is another run:.*Choose another directory"):
         records.prepare(whole, **given)
     assert contents(whole) == before
 
 
 def test_what_is_prepared_is_the_manifest_and_nothing_is_written(whole, tmp_path):
-    manifest = records.prepare(tmp_path / "new", CORPUS, CONFIG, RECIPE, RECORDING)
+    manifest = records.prepare(tmp_path / "new", CORPUS, MODEL, RECIPE, RECORDING)
     there = records.manifest(whole)
     assert {name: there[name] for name in manifest} == manifest and there.keys() - manifest.keys() == {
         "digest",
         "format",
     }
     assert not list(tmp_path.iterdir())
-    assert records.prepare(whole, CORPUS, CONFIG, RECIPE, RECORDING) == manifest
+    assert records.prepare(whole, CORPUS, MODEL, RECIPE, RECORDING) == manifest
     (tmp_path / "notes.txt").touch()
     with pytest.raises(RecordError, match="is not a run and not empty: it holds notes.txt"):
-        records.prepare(tmp_path, CORPUS, CONFIG, RECIPE, RECORDING)
+        records.prepare(tmp_path, CORPUS, MODEL, RECIPE, RECORDING)
     with pytest.raises(RecordError, match="cannot be made a run: Not a directory"):
-        records.prepare(tmp_path / "notes.txt", CORPUS, CONFIG, RECIPE, RECORDING)
+        records.prepare(tmp_path / "notes.txt", CORPUS, MODEL, RECIPE, RECORDING)
 
 
 def test_another_recipe_is_refused_and_the_difference_named(whole):

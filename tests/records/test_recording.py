@@ -6,22 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from run_builders import PLANTED, contents, recorded
+from run_builders import MANIFEST, PLANTED, contents, recorded, same_bits
 
-from devinterp_func import optim, per_example, records, text, training
+from devinterp_func import models, optim, records, text, training
 from devinterp_func.models import Config
-from devinterp_func.per_example import Factor
+from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Sum
 from devinterp_func.records import Recording, _record_step
 from devinterp_func.records._step import stack, take_row, unstack
 from devinterp_func.training import Recipe
 
 CONFIG = Config(len(PLANTED.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=1)
+MODEL = models.transformer(CONFIG)
 RECIPE = Recipe(context=10, batch_size=6, n_steps=3)
 RECORDING = Recording(k=15, snapshot_every=20)
 
 
 def record(run, recipe=RECIPE):
-    return recorded(run, recipe, RECORDING, PLANTED, CONFIG)
+    return recorded(run, recipe, RECORDING, PLANTED, MODEL)
 
 
 # ---- what does not fit is said before anything is written
@@ -43,9 +44,17 @@ STRANGE = torch.where(torch.arange(len(PLANTED.test)) == 7, -100, PLANTED.test)
             ValueError,
             "the train part of 'planted' has 5 tokens, fewer than the 11",
         ),
-        ({"test": STRANGE}, ValueError, "the test part of 'planted' hold the id -100; ids"),
-        ({"config": replace(CONFIG, vocab_size=192)}, ValueError, "vocab_size is 192, but 'planted' has ... types"),
-        ({"config": replace(CONFIG, vocab_size=100)}, ValueError, "vocab_size is 100, but 'planted' has ... types"),
+        ({"test": STRANGE}, ValueError, "the stream holds the id -100; ids"),
+        (
+            {"model": models.transformer(replace(CONFIG, vocab_size=192))},
+            ValueError,
+            "the model has 192 words, but 'planted' has ... types",
+        ),
+        (
+            {"model": models.transformer(replace(CONFIG, vocab_size=100))},
+            ValueError,
+            "the model has 100 words, but 'planted' has ... types",
+        ),
         ({"recipe": Recipe(context=5000)}, ValueError, "the train part .* a longer text or a smaller context would do"),
         ({"recipe": Recipe(batch_size=999)}, ValueError, "batch_size is 999; with 87 data it must be in 1 to 87"),
         ({"recording": Recording(k=10**6)}, ValueError, "k is 1000000; it must be between 1 and the 768 captured"),
@@ -57,7 +66,7 @@ STRANGE = torch.where(torch.arange(len(PLANTED.test)) == 7, -100, PLANTED.test)
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, changed, error, said):
     parts = {name: changed.pop(name) for name in ("train", "valid", "test") if name in changed}
-    given = {"corpus": PLANTED._replace(**parts), "config": CONFIG, "recipe": RECIPE, "recording": RECORDING} | changed
+    given = {"data": PLANTED._replace(**parts), "model": MODEL, "recipe": RECIPE, "recording": RECORDING} | changed
     with pytest.raises(error, match=said):
         records.prepare(tmp_path / "run", **given)
     with pytest.raises(error, match=said):
@@ -82,9 +91,11 @@ def test_any_text_survives_its_run(tmp_path):
     odd = ["\n", "a\nb", "", " ", "\0", "\ud800", "\ud83d\ude00", "\U0001f600", '"', "\\n", "<unk>\n", "\u2028"]
     ids = torch.arange(200) % 13
     corpus = text.Corpus("odd\nname", text.Vocab(("<unk>", *odd)), ids, ids[:30], ids[:30])
-    opened = recorded(tmp_path / "run", RECIPE, Recording(k=3), corpus, Config(13, 4, 1, 3, 1)).corpus
+    opened = recorded(
+        tmp_path / "run", RECIPE, Recording(k=3), corpus, models.transformer(Config(13, 4, 1, 3, 1))
+    ).corpus
     assert opened.vocab == corpus.vocab and text.fingerprint(opened) == text.fingerprint(corpus)
-    assert opened.name == "odd\nname" and all(map(torch.equal, opened[2:], corpus[2:]))
+    assert opened.name == "odd\nname" and all(map(torch.equal, opened[2:5], corpus[2:5]))
 
 
 # ---- what is recorded
@@ -94,14 +105,15 @@ def test_any_text_survives_its_run(tmp_path):
 def test_every_recipe_comes_back(tmp_path, max_norm):
     recipe = replace(RECIPE, max_norm=max_norm, lr=1e-3, n_steps=1)
     opened = record(tmp_path / "run", recipe)
-    assert (opened.recipe, opened.recording, opened.config) == (recipe, RECORDING, CONFIG)
+    assert (opened.recipe, opened.recording, opened.model.source) == (recipe, RECORDING, MODEL.source)
     assert "Infinity" not in (tmp_path / "run" / "manifest.json").read_text()
 
 
 def a_move(n, context, width):
     """A step in which the last position of the last datum alone moved one parameter, the last."""
-    factors: dict[str, Factor] = {"w": per_example.Bias(torch.zeros(n, context, width))}
-    factors["w"].signals[-1, -1, -1] = 1.0
+    signals = torch.zeros(n, context, width)
+    signals[-1, -1, -1] = 1.0
+    factors: dict[str, Factor] = {"w": Bias(signals)}
     one = torch.tensor(1.0)
     return training.Move(0, 0, 0, torch.arange(n), torch.zeros(n), optim.StepInfo(one, one, one), {}, {}, factors)
 
@@ -126,6 +138,48 @@ def test_positions_of_long_data_are_right(context, dtype):
     assert found.dtype == dtype and found.tolist() == [[context - 1]]
 
 
+@pytest.mark.parametrize(("more", "dtype"), [(127, torch.uint8), (128, torch.int16)])
+def test_the_unit_with_the_most_positions_says_how_they_are_stored(more, dtype):
+    move = a_move(1, 1, 1)
+    last = torch.zeros(1, more, 1)
+    last[0, -1] = 2.0
+    used_twice = Sum((Bias(torch.zeros(1, 129, 1)), Bias(last)))
+    found = records.to_record(move._replace(factors=move.factors | {"b": used_twice}), Recording(k=2)).outliers
+    assert found.position.dtype == dtype and found.position.tolist() == [[128 + more, 0]]
+
+
+def test_factors_of_every_kind_are_stored(tmp_path):
+    n, x, y = 2, torch.arange(12.0).reshape(2, 3, 2), torch.arange(24.0).reshape(2, 3, 4)
+    lookup = Lookup(torch.tensor([0, 3, 1]).expand(n, -1), x, 4)
+    factors: dict[str, Factor] = {
+        "outer": Outer(x, y, (4, 2, 1)),
+        "bias": Bias(x, (1, 2)),
+        "gain": Gain(x, -x),
+        "scale": Dense(torch.tensor([1.0, 2.0])),
+        "tied": Sum((lookup, Sum((Outer(-x, y), Dense(torch.ones(n, 4, 2)))))),
+    }
+    one = torch.tensor(1.0)
+    move = training.Move(0, 0, 0, torch.arange(n), torch.zeros(n), optim.StepInfo(one, one, one), {}, {}, factors)
+    run = tmp_path / "run"
+    records.create(run, MANIFEST)
+    records.write_shard(run, [records.to_record(move, Recording(k=3, factors=True))])
+    expected = {
+        "outer": {"inputs": x, "signals": y},
+        "bias": {"signals": x},
+        "gain": {"inputs": x, "signals": -x},
+        "scale": {"gradients": torch.tensor([1.0, 2.0])},
+        "tied": {
+            "0.tokens": torch.tensor([[0, 3, 1]] * n),
+            "0.signals": x,
+            "1.0.inputs": -x,
+            "1.0.signals": y,
+            "1.1.gradients": torch.ones(n, 4, 2),
+        },
+    }
+    found = records.read(run, 0).factors
+    assert {unit: same_bits(found[unit], parts) for unit, parts in expected.items()} == dict.fromkeys(found, True)
+
+
 def test_more_parameters_than_32_bits_can_number():
     narrowed = [_record_step._narrow(torch.tensor([size - 1]), size) for size in (2**31, 2**31 + 1)]
     assert [x.dtype for x in narrowed] == [torch.int32, torch.int64]
@@ -142,7 +196,7 @@ def test_deltas_are_formed_of_as_many_data_as_fit(monkeypatch, most, expected):
 
 def test_progress_says_where_the_recording_stands(tmp_path):
     recipe = replace(RECIPE, batch_size=40, epochs=2, n_steps=3)  # two steps an epoch
-    seen = list(records.record(tmp_path / "run", PLANTED, CONFIG, recipe, RECORDING, check_law=True))
+    seen = list(records.record(tmp_path / "run", PLANTED, MODEL, recipe, RECORDING, check_law=True))
     per_epoch = training.steps_per_epoch(recipe, (len(PLANTED.train) - 1) // 10)
     assert [now.done for now in seen] == [1, 2, 3] and {now.n_steps for now in seen} == {3}
     due = {now.done: set(now.evaluation) for now in seen if now.evaluation}
@@ -151,7 +205,7 @@ def test_progress_says_where_the_recording_stands(tmp_path):
     assert records.n_bytes(seen[0].record) == size and [now.bytes for now in seen] == [size, 2 * size, 3 * size]
     assert 0 < seen[0].writing <= seen[1].writing <= seen[2].writing
     assert 0 < max(now.missed for now in seen) < 1e-4
-    assert next(records.record(tmp_path / "other", PLANTED, CONFIG, recipe, RECORDING)).missed == 0
+    assert next(records.record(tmp_path / "other", PLANTED, MODEL, recipe, RECORDING)).missed == 0
 
 
 # ---- Recording

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from oracles import assert_equal
-from run_builders import MANIFEST, PLANTED, SMALL, build_run, recorded
+from run_builders import MANIFEST, MODEL, PLANTED, SMALL, build_run, recorded
 
-from devinterp_func import batches, models, optim, per_example, records, text, training, tree, units
+from devinterp_func import batches, graph, models, optim, per_example, records, text, training, tree, units
 from devinterp_func.records import RecordError, Recording, _run
 from devinterp_func.records._sealed import read_sealed, write_sealed
 from devinterp_func.training import Recipe
@@ -28,7 +28,8 @@ def run(tmp_path_factory):
 def made():
     """The run's training, made here once more without any record."""
     data = batches.chunk(PLANTED.train, RECIPE.context)
-    return list(training.moves(training.initial(SMALL, RECIPE), data, SMALL, RECIPE))
+    traced = graph.of(MODEL.loss, MODEL.init(0), *batches.example(data, 0))
+    return list(training.moves(traced, training.initial(MODEL, RECIPE), data, RECIPE))
 
 
 @pytest.fixture
@@ -48,18 +49,19 @@ def threads():
 
 
 def test_an_opened_run_knows_what_made_it(run):
-    assert (run.config, run.recipe, run.recording) == (SMALL, RECIPE, RECORDING)
+    assert (run.model.source, run.recipe, run.recording) == (MODEL.source, RECIPE, RECORDING)
+    assert graph.fingerprint(run.graph) == run.manifest["model"]["graph"] and run.is_text
     assert text.fingerprint(run.corpus) == text.fingerprint(PLANTED)
     assert_equal(run.data, batches.chunk(PLANTED.train, 10))
-    shapes = models.shapes(SMALL)
-    assert run.shapes == {name: shapes[name] for name in units.choose(shapes)}
+    assert run.shapes == {name: MODEL.shapes[name] for name in graph.choose(run.graph)}
+    assert run.n_data == len(run.data.tokens)
     assert (run.n_steps, run.snapshots, run.device) == (25, [0, 10, 20, 25], "cpu")
     assert run.steps_per_epoch == (len(PLANTED.train) - 1) // 10 // 6
     assert run.manifest == records.manifest(run.path)
     for part in ("train", "valid", "test"):
         assert_equal(run.split(part), batches.chunk(getattr(PLANTED, part), 10))
     assert str(run) == os.fspath(run) == str(run.path) and repr(run).startswith(
-        f"Run({run.path}: 25 steps of 6 of Data("
+        f"Run({run.path}: 25 steps of 6 of Dataset('planted': train "
     )
 
 
@@ -116,7 +118,7 @@ def test_steps_that_are_not_there_are_refused(run, start, stop):
 
 
 def test_a_run_without_steps_is_not_opened(tmp_path):
-    manifest = records.prepare(tmp_path / "run", PLANTED, SMALL, RECIPE)
+    manifest = records.prepare(tmp_path / "run", PLANTED, MODEL, RECIPE)
     records.create(tmp_path / "run", manifest)
     with pytest.raises(RecordError, match="has no recorded steps yet; experiments/capture.py goes on with it"):
         records.open(tmp_path / "run")
@@ -125,7 +127,7 @@ def test_a_run_without_steps_is_not_opened(tmp_path):
 def test_what_no_training_made_is_not_opened(tmp_path):
     with pytest.raises(RecordError, match="is not a run: it has no manifest.json"):
         records.open(tmp_path / "nowhere")
-    with pytest.raises(RecordError, match="is no training's run, as its manifest lacks corpus, device, recipe"):
+    with pytest.raises(RecordError, match="is no training's run, as its manifest lacks data, device, model, recipe"):
         records.open(build_run(tmp_path / "run", MANIFEST))
 
 
@@ -190,8 +192,9 @@ def test_replay_of_an_unrecorded_step_says_what_is_there(run):
 
 
 def test_a_model_without_dropout_replays(tmp_path):
-    opened = recorded(tmp_path / "run", replace(RECIPE, n_steps=3), RECORDING, config=replace(SMALL, dropout=0.0))
-    assert training.masks_of(opened.config, RECIPE, 0, opened.data.tokens[:, 0]) is None
+    model = models.transformer(replace(SMALL, dropout=0.0))
+    opened = recorded(tmp_path / "run", replace(RECIPE, n_steps=3), RECORDING, model=model)
+    assert training.masks_of(opened.graph, RECIPE, 0, torch.arange(3)) is None
     assert records.same_bits(records.replay(opened, 2).record, records.read(opened, 2))
 
 
@@ -273,7 +276,7 @@ def test_other_threads_are_refused_with_what_to_do(run, threads):
         ):
             refused()
     assert_equal(
-        run.params(10), models.in_order(records.read_params(run, 10), SMALL)
+        run.params(10), graph.in_order(run.graph, records.read_params(run, 10))
     )  # a snapshot is read whatever the threads
 
 

@@ -95,7 +95,7 @@ def test_weights_and_corpus_come_back_in_memory_of_their_own(run):
     before = contents(run)
     for tree, given_ in [
         *((records.read_params(run, step), weights(step)) for step in (0, 4, 6)),
-        (_store.read_corpus(run), {"train": torch.arange(9), "vocabulary": torch.tensor(list(b"the\n<unk>"))}),
+        (_store.read_data(run), {"train": torch.arange(9), "vocabulary": torch.tensor(list(b"the\n<unk>"))}),
     ]:
         assert same_bits(dict(sorted(tree.items())), dict(sorted(given_.items())))
         assert all(type(tensor) is torch.Tensor and tensor.data_ptr() % 64 == 0 for tensor in tree.values())
@@ -226,7 +226,7 @@ def test_reading_absent_weights_says_which_are_there(run):
         records.shards,
         records.snapshots,
         records.verify,
-        _store.read_corpus,
+        _store.read_data,
         records.read_evaluations,
         lambda run: records.read(run, 0),
         lambda run: list(records.scan(run)),
@@ -284,7 +284,7 @@ def test_what_the_steps_led_to_comes_after_them(run, write):
     [
         (lambda run: _store.write_params(run, 4, weights(4)), "params/000004.safetensors"),
         (lambda run: _store.write_evaluation(run, 4, {}), "evaluations/000004.safetensors"),
-        (lambda run: _store.write_corpus(run, {}), "corpus.safetensors"),
+        (lambda run: _store.write_data(run, {}), "data.safetensors"),
     ],
 )
 def test_nothing_is_overwritten(run, write, name):
@@ -388,7 +388,7 @@ def test_lock_is_released_by_an_error(run):
 
 
 def test_lock_removes_leftovers_and_nothing_else(run):
-    left = [run / ".corpus.safetensors.tmp", run / ".manifest.json.tmp", run / "steps" / ".000006.safetensors.tmp"]
+    left = [run / ".data.safetensors.tmp", run / ".manifest.json.tmp", run / "steps" / ".000006.safetensors.tmp"]
     kept = [run / "notes.tmp", run / ".hidden.tmp", run / "other" / ".000006.safetensors.tmp"]
     (run / "other").mkdir()
     for file in left + kept:

@@ -28,7 +28,7 @@ from devinterp_func.records import RecordError, _directory, _manifest, _sealed, 
 
 FILES = [
     "manifest.json",
-    "corpus.safetensors",
+    "data.safetensors",
     "steps/000000.safetensors",
     "steps/000004.safetensors",
     "params/000004.safetensors",
@@ -108,7 +108,7 @@ def test_readers_notice_a_flipped_payload_bit(run):
         lambda: list(records.scan_shards(run)),
         lambda: records.read_params(run, 4),
         lambda: records.read_evaluations(run),
-        lambda: _store.read_corpus(run),
+        lambda: _store.read_data(run),
     ):
         with pytest.raises(RecordError, match="damaged: its content is not what its digest says"):
             read()
@@ -176,13 +176,13 @@ def test_another_past_is_noticed(run, tmp_path, replaced, noticed, fault):
     refuses(run, run / f"{noticed}.safetensors", fault)
 
 
-@pytest.mark.parametrize(("format", "reader"), [(1, "devinterp_func 0.1"), (3, "another version of devinterp_func")])
+@pytest.mark.parametrize(("format", "reader"), [(1, "devinterp_func 0.1"), (4, "another version of devinterp_func")])
 @pytest.mark.parametrize("file", FILES)
 def test_another_format_is_refused_by_name(run, tmp_path, file, format, reader):
     with mock.patch.object(_sealed, "FORMAT", format), mock.patch.object(_manifest, "FORMAT", format):
         other = build_run(tmp_path / "other")
     shutil.copy(other / file, run / file)
-    refuses(run, run / file, f"of format {format}, which {reader} reads; this one reads format 2")
+    refuses(run, run / file, f"of format {format}, which {reader} reads; this one reads format 3")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_safetensors_file_of_another_program_is_noticed(run):
 def test_a_header_says_nothing_that_its_digest_does_not_cover(run):
     file = run / "steps" / "000000.safetensors"
     header, tensors = _sealed.read_sealed(file)
-    fields = {"format": 2, **header._asdict(), "author": "somebody"}
+    fields = {"format": 3, **header._asdict(), "author": "somebody"}
     file.write_bytes(save(tensors, {"devinterp_func": records.canonical(fields)}))
     refuses(run, file, "damaged: its header")
 
@@ -388,13 +388,13 @@ class Store(RuleBasedStateMachine):
             self.write(lambda: _store.write_evaluation(self.run, step, values), accept, fault)
 
     @rule(fault=faults)
-    def write_corpus(self, fault):
+    def write_data(self, fault):
         corpus = {"train": torch.arange(5)}
         if self.corpus:
             with pytest.raises(RecordError, match="exists already"):
-                _store.write_corpus(self.run, {})
+                _store.write_data(self.run, {})
         else:
-            self.write(lambda: _store.write_corpus(self.run, corpus), lambda: self.corpus.update(corpus), fault)
+            self.write(lambda: _store.write_data(self.run, corpus), lambda: self.corpus.update(corpus), fault)
 
     @rule(gap=st.integers(-2, 2).filter(bool))
     def write_elsewhere(self, gap):
@@ -427,7 +427,7 @@ class Store(RuleBasedStateMachine):
             assert same_bits(records.read_params(self.run, step), dict(sorted(params.items())))
         assert same_bits(records.read_evaluations(self.run), dict(sorted(self.evaluations.items())))
         if self.corpus:
-            assert same_bits(_store.read_corpus(self.run), self.corpus)
+            assert same_bits(_store.read_data(self.run), self.corpus)
 
 
 TestStore = Store.TestCase

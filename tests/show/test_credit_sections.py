@@ -11,7 +11,7 @@ from run_builders import recorded
 
 from devinterp_func.credit import Completeness, Entries, Precision
 from devinterp_func.credit.patterns import HeadAttention
-from devinterp_func.models import Config
+from devinterp_func.models import Config, transformer
 from devinterp_func.records import Recording
 from devinterp_func.show import _credit_sections, page, results, schema, tables
 from devinterp_func.stats import Estimate
@@ -28,7 +28,7 @@ PROBES = ("loss", "bigram:null 2003")
 def run(tmp_path_factory):
     corpus, config = Corpus("hostile", VOCAB, STREAM, STREAM, STREAM), Config(len(VOCAB), 4, 2, 4, 1)
     recipe = Recipe(context=3, batch_size=1, n_steps=3, epochs=1)
-    return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, Recording(k=3), corpus, config)
+    return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, Recording(k=3), corpus, transformer(config))
 
 
 def entries(start=0, probes=2):

@@ -4,15 +4,20 @@ import dataclasses
 import html
 import json
 import re
+import sys
+from pathlib import Path
 
-import polars as pl
 import pytest
 import torch
-from run_builders import PLANTED, SMALL, recorded
+from run_builders import MODEL, PLANTED, SMALL, recorded
 
-from devinterp_func import records, show, training
-from devinterp_func.show import _report, _run_sections, page, results
+from devinterp_func import keys, models, records, show, training
+from devinterp_func.show import _report, _run_sections, page, results, tables
 from devinterp_func.show.page import Section
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))  # where the scripts find each other
+
+import attribute  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def test_every_topic_stands_in_its_order_and_what_was_not_run_is_named(run, topi
     for script in _report.SCRIPTS:
         assert f"{script}.py" in text(shown)
     assert f"python experiments/SCRIPT.py {run}" in text(shown)
-    assert "run : 2 layers, planted" in text(shown) and "6 steps of 20 data" in text(shown)
+    assert "run : transformer, planted" in text(shown) and "6 steps of 20 data" in text(shown)
 
 
 def test_what_was_run_is_no_longer_named_as_missing(run, topics, tmp_path):
@@ -101,6 +106,65 @@ def test_the_room_lists_its_parts():
         _ = show.plot
 
 
+# ---- data that are no text
+
+
+class Images(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.filters, self.classes = torch.nn.Conv2d(1, 3, 3), torch.nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.classes(self.filters(x).relu().flatten(1))
+
+
+def image_loss(model, x, y):
+    return torch.nn.functional.cross_entropy(model(x[None])[0], y)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A run of a small convolutional net, and its results of attribute.py."""
+    module = Images()
+    for i, weight in enumerate(module.parameters()):
+        weight.data = keys.uniform(weight.shape, -0.3, 0.3, key=i)
+    data = keys.uniform((24, 1, 4, 4), -1.0, 1.0, key=0), torch.arange(24) % 4
+    both = records.Dataset(data, tuple(leaf[:8] for leaf in data), name="noise")
+    recipe = training.Recipe(n_steps=6, batch_size=4, lr=0.1)
+    path = tmp_path_factory.mktemp("images") / "run"
+    model = models.module(module, image_loss)
+    opened = recorded(path, recipe, records.Recording(k=3, snapshot_every=3, units=("*",)), both, model)
+    return opened, attribute.main(attribute.Settings(path, parameters=2))
+
+
+def test_a_run_of_images_shows_what_has_meaning_and_says_what_is_left_out(images):
+    run, folder = images
+    shown = show.report(run, folder)
+    assert re.findall(r"<h2>(.*?)</h2>", shown) == ["The run", "Outliers", "What is left out"]
+    said = text(shown)
+    assert "run : Images, noise, 6 steps of 4 data" in said and "valid loss" in said and "perplexity" not in said
+    assert "the law" in said and "The data of this run are tensors, no text." in said
+    counts = results.read_table(folder, "outlier_units", tables.OUTLIER_UNITS)
+    assert counts["unit"].to_list() == [*run.shapes] and counts["outliers"].sum() == 6 * 4 * 3
+    assert all(name in said for name in run.shapes) and "ledger.py" not in said
+    (line,) = re.findall(r"the law (\S+) of a step", said)
+    assert float(line) == pytest.approx(records.replay(run, 3).worst, rel=0.1)
+
+
+def test_a_model_that_is_not_at_hand_leaves_only_the_law_out(images, tmp_path):
+    run, folder = images
+    alone = records.open(run.path)
+    facts = [_run_sections.facts(r, run.curve(), records.read_evaluations(run)) for r in (run, alone)]
+    assert facts[0].keys() - facts[1].keys() == {"the law"}
+    assert show.report(run.path, folder).count("<svg") == show.report(run, folder).count("<svg")
+    missing = text(show.report(run.path, tmp_path))
+    assert "attribute.py" in missing and "heads.py" not in missing
+
+
+def test_the_law_is_of_the_last_step_that_begins_at_a_snapshot(run):
+    assert _run_sections.law(run) == records.replay(run, 3).worst
+
+
 # ---- the run's own section
 
 
@@ -126,7 +190,7 @@ def test_facts_are_those_of_the_record(run):
 
 def test_a_run_that_goes_on_is_said_to_be_incomplete(tmp_path):
     recipe = training.Recipe(n_steps=6, batch_size=2, context=8)
-    steps = records.record(tmp_path / "run", PLANTED, SMALL, recipe, records.Recording(k=2, snapshot_every=2))
+    steps = records.record(tmp_path / "run", PLANTED, MODEL, recipe, records.Recording(k=2, snapshot_every=2))
     for _ in zip(range(5), steps, strict=False):
         pass
     del steps  # as an interrupted script does
@@ -139,9 +203,12 @@ def test_a_run_that_goes_on_is_said_to_be_incomplete(tmp_path):
 
 def test_all_settings_are_shown(run):
     frame = _run_sections.settings_frame(run)
-    for part, of in (("model", run.config), ("training", run.recipe), ("recording", run.recording)):
-        own = dict(frame.filter(pl.col("of") == part).select("setting", "value").iter_rows())
-        assert own.keys() == {field.name for field in dataclasses.fields(of)}
+    own = {part: dict(rows.select("setting", "value").iter_rows()) for (part,), rows in frame.group_by("of")}
+    for part, of in (("training", run.recipe), ("recording", run.recording)):
+        assert own[part].keys() == {field.name for field in dataclasses.fields(of)}
+    assert own["model"] == {"kind": "transformer", "name": "transformer"} | {
+        name: str(value) for name, value in dataclasses.asdict(SMALL).items()
+    }
     assert ("training", "batch_size", "20") in frame.rows() and ("machine", "device", "cpu") in frame.rows()
     assert ("versions", "torch", run.manifest["versions"]["torch"]) in frame.rows()
     assert json.dumps(frame.rows())

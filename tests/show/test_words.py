@@ -139,3 +139,9 @@ def test_a_card_without_flips_says_none():
     data = Data(TOKENS[None].expand(2, -1), TARGETS[None].expand(2, -1))
     text = words.card_text(card(trial=quiet), data, VOCAB)
     assert "ablated, flip        none" in text and "... on random data   –" in text and "datum 0, 1×" in text
+
+
+def test_a_card_of_a_model_without_a_head_says_nothing_of_ablation():
+    data = Data(torch.zeros(5, 3, dtype=torch.int64), torch.zeros(5, 3, dtype=torch.int64))
+    whole, headless = (words.card_text(card(**given), data, VOCAB).splitlines() for given in ({}, {"trial": None}))
+    assert headless == [line for line in whole if not line.startswith(("ablated", "..."))] != whole

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import json.decoder
 import re
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ def test_from_file_splits_by_lines(tmp_path):
     path = tmp_path / "numbers.txt"
     path.write_bytes("\ufeff".encode() + b"\r\n\r\n".join(f"w{i} x".encode() for i in range(100)))
     corpus = text.from_file(str(path))
-    assert [len(stream) for stream in corpus[2:]] == [180, 10, 10]
+    assert [len(stream) for stream in corpus[2:5]] == [180, 10, 10]
     assert corpus.vocab.decode(corpus.train)[:4] == ["w0", "x", "w1", "x"]
 
 
@@ -60,18 +62,67 @@ def test_load_finds_corpora_and_files(tmp_path):
     assert text.fingerprint(text.load("planted")) == text.fingerprint(text.planted(key=0))
 
 
+@pytest.mark.parametrize("tokenizer", ["file", "directory", "made"])
+def test_every_corpus_takes_a_tokenizer(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("a cat\n\n  b\nc\n", encoding="utf-8")
+    bpe = text.train_bpe(["a cat"], 258)
+    (tmp_path / "tokenizer.json").write_text(bpe.spec, encoding="utf-8")
+    given = {"file": tmp_path / "tokenizer.json", "directory": str(tmp_path), "made": bpe}[tokenizer]
+    for corpus in (text.load(str(tmp_path / "a.txt"), given), text.from_file(tmp_path / "a.txt", given)):
+        assert corpus.vocab == bpe
+        assert [bpe.text_of(stream) for stream in corpus[2:5]] == ["a cat\n\n", "  b\n", "c\n"]
+
+
+def test_load_reads_the_tokenizer_before_the_text():
+    with pytest.raises(FileNotFoundError, match="no tokenizer 'absent.json'"):
+        text.load("no corpus either", "absent.json")
+
+
+def test_a_file_is_one_document(tmp_path):
+    (tmp_path / "a.txt").write_text("a\nb\n\nc\n", encoding="utf-8")
+    found = text.from_file(tmp_path / "a.txt").documents
+    assert found is not None and (found.starts.tolist(), found.names) == ([0], ("a.txt",))
+
+
 # ---- python_docs
 
 
-def test_python_docs_are_english_of_moderate_size():
-    corpus = text.python_docs()
+@pytest.fixture(scope="module")
+def docs():
+    return text.texts("python_docs")
+
+
+@pytest.fixture(scope="module")
+def corpus(docs):
+    with pytest.MonkeyPatch.context() as patch:  # a walk over the standard library takes seconds
+        patch.setattr(_corpora, "_python_docs_texts", lambda: docs)
+        return text.python_docs()
+
+
+def test_python_docs_are_english_of_moderate_size(corpus):
     assert len(corpus.train) > 200_000 and 3_000 < len(corpus.vocab) < 15_000
-    assert all(len(stream) > 5_000 for stream in corpus[2:])
-    assert all((stream == 0).float().mean() < 0.12 for stream in corpus[2:])
+    assert all(len(stream) > 5_000 for stream in corpus[2:5])
+    assert all((stream == 0).float().mean() < 0.12 for stream in corpus[2:5])
     assert {"the", "function", "returns", "object"} <= set(corpus.vocab.tokens[:200])
     counted = torch.bincount(corpus.train, minlength=len(corpus.vocab))[1:]
     assert counted.min() == 3 and (counted.diff() <= 0).all()
     "\n".join(corpus.vocab.tokens).encode()  # printable everywhere
+
+
+def test_python_docs_documents_are_topics_and_files(corpus):
+    assert corpus.documents is not None and len(set(corpus.documents.names)) == len(corpus.documents.names)
+    parts = dict(zip(corpus.documents.names, corpus.train.tensor_split(corpus.documents.starts[1:]), strict=True))
+    for name, written in (("help('assert')", topics["assert"]), ("json/decoder.py", _docs(json.decoder))):
+        assert torch.equal(parts[name], corpus.vocab.encode(written))
+
+
+def _docs(module):
+    return "\n".join(_corpora._docstrings(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))))
+
+
+def test_documents_end_in_a_line_of_their_own(docs):
+    for texts in (docs, text.texts("planted")):
+        assert all(written.endswith("\n") for split in texts[1:4] for _, written in split if written)
 
 
 def test_docstrings_equal_a_walk_over_the_whole_tree():

@@ -1,13 +1,10 @@
-"""The tokenizer, the vocabulary and the corpus; what is packed comes back."""
+"""The post's tokenizer and the vocabulary of words."""
 
-import hashlib
-import json
 import re
 import subprocess
 import sys
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +12,6 @@ from hypothesis import strategies as st
 
 from devinterp_func import text
 
-ODD = ["\n", "a\nb", "", " ", "\0", "\ud800", "\udc00", "\ud83d\ude00", "\U0001f600", '"', "\\n", "\u2028", "<unk>\n"]
 words = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=4)
 counts = st.dictionaries(words | st.just("<unk>"), st.integers(0, 9), max_size=12)
 
@@ -63,6 +59,7 @@ def test_decode_inverts_encode(counted, data):
     encoded = vocab.encode(vocab.decode(ids))
     assert encoded.tolist() == ids and encoded.dtype == torch.int64 and encoded.ndim == 1
     assert vocab.decode(encoded) == vocab.decode(ids)
+    assert vocab.text_of(encoded) == vocab.text_of(ids) == " ".join(vocab.tokens[i] for i in ids)
 
 
 @given(counts, st.lists(words))
@@ -149,73 +146,6 @@ def test_vocab_and_corpus_print_short():
     assert re.fullmatch(r"Vocab\(150 tokens: <unk> ( ?\S+){7} \.\.\.\)", repr(corpus.vocab))
     assert re.fullmatch(r"Corpus\('planted': 150 types; tokens: train 60,\d+, valid 3,\d+, test 3,\d+\)", repr(corpus))
     assert repr(text.Vocab(("<unk>", "a"))) == "Vocab(2 tokens: <unk> a)"
-
-
-# ---- Corpus
-
-
-def test_the_vocabulary_is_counted_on_train_alone(tmp_path):
-    (tmp_path / "a.txt").write_text("b a c\nc\n\nnew c\nodd\n", encoding="utf-8")
-    corpus = text.from_file(tmp_path / "a.txt")
-    assert corpus.name == "a.txt"
-    assert corpus.vocab.tokens == ("<unk>", "c", "a", "b")
-    assert [stream.tolist() for stream in corpus[2:]] == [[3, 2, 1, 1], [0, 1], [0]]
-
-
-def test_fingerprint_by_hand():
-    vocab = text.Vocab(("<unk>", "é", 'q"'))
-    streams = [np.array(ids, dtype="<i8") for ids in ([1, 2, 2], [0], [2, 1])]
-    parts = [json.dumps(vocab.tokens, ensure_ascii=False).encode()]
-    for stream in streams:
-        parts += [f"\n{len(stream)}\n".encode(), stream.tobytes()]
-    corpus = text.Corpus("x", vocab, *map(torch.from_numpy, streams))
-    assert text.fingerprint(corpus) == hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-@given(st.integers(0, 3), st.integers(0, 3))
-def test_fingerprint_tells_corpora_apart_but_not_names(i, j):
-    vocab, other = text.Vocab(("<unk>", "a", "b")), text.Vocab(("<unk>", "b", "a"))
-    one, two, empty = torch.tensor([1]), torch.tensor([1, 1]), torch.tensor([], dtype=torch.int64)
-    corpora = [(vocab, one, two, one), (vocab, two, one, one), (other, one, two, one), (vocab, two, two, empty)]
-    same = text.fingerprint(text.Corpus("x", *corpora[i])) == text.fingerprint(text.Corpus("y", *corpora[j]))
-    assert same == (i == j)
-
-
-def test_fingerprint_takes_any_string_and_any_stride():
-    vocab = text.Vocab(("<unk>", "\ud800"))
-    stream = torch.tensor([0, 9, 1, 9])[::2]
-    strided, plain = (text.Corpus("x", vocab, s, s, s) for s in (stream, stream.contiguous()))
-    assert text.fingerprint(strided) == text.fingerprint(plain)
-
-
-@given(counts, st.data())
-def test_unpack_inverts_pack(counted, data):
-    vocab = text.build_vocab(counted)
-    ids = st.lists(st.integers(0, len(vocab) - 1), max_size=8)
-    corpus = text.Corpus("x", vocab, *(torch.tensor(data.draw(ids), dtype=torch.int64) for _ in range(3)))
-    packed = text.pack(corpus)
-    again = text.unpack("x", packed)
-    assert {name: tensor.dtype for name, tensor in packed.items()} == (
-        {"vocab": torch.uint8} | dict.fromkeys(("train", "valid", "test"), torch.int32)
-    )
-    assert again.name == "x" and again.vocab == vocab
-    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(corpus[2:], again[2:], strict=True))
-    assert text.fingerprint(again) == text.fingerprint(corpus)
-
-
-any_tokens = st.lists(st.text(st.characters(), max_size=3) | st.sampled_from(ODD), max_size=8, unique=True)
-
-
-@given(any_tokens)
-def test_any_strings_survive_being_packed(tokens):
-    vocab = text.Vocab(("<unk>", *(token for token in tokens if token != "<unk>")))
-    packed = text.pack(text.Corpus("x", vocab, *[torch.tensor([0])] * 3))
-    assert text.unpack("x", packed).vocab.tokens == vocab.tokens
-
-
-def test_odd_strings_survive_being_packed():
-    vocab = text.Vocab(("<unk>", *ODD))
-    assert text.unpack("x", text.pack(text.Corpus("x", vocab, *[torch.tensor([0])] * 3))).vocab == vocab
 
 
 @pytest.mark.parametrize("wrong", [5, None, b"a", 1.0])

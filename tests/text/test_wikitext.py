@@ -56,6 +56,35 @@ def test_wikitext2_names_the_files_that_a_given_directory_lacks(no_network, tmp_
     assert not (tmp_path / "cache").exists()
 
 
+# ---- wikitext2: articles
+
+
+PREFACE, TABLE = " of no article \n", " = Wins , L \n = Losses = \n \n = Draws = \n none \n"
+FIRST = " \n = A = \n \n the \n \n = = History = = \n \n was \n" + TABLE
+SECOND = " \n = 2 ( two ) = \n \n = = = Deep = = = \n \n two \n"
+
+
+@pytest.mark.parametrize("tokenizer", ["basic_english", text.train_bpe([], 256)], ids=["words", "subwords"])
+@pytest.mark.parametrize(
+    ("parts", "names"),
+    [
+        ([FIRST, SECOND], ["A", "2 ( two )"]),
+        ([FIRST.removeprefix(" \n"), SECOND], ["A", "2 ( two )"]),
+        ([FIRST.replace(" \n", "\n").replace("=\n", "= \n"), SECOND], ["A", "2 ( two )"]),
+        ([PREFACE, SECOND, FIRST], ["(no title)", "2 ( two )", "A"]),
+        ([PREFACE], ["(no title)"]),
+    ],
+)
+def test_documents_are_articles_by_their_titles(tmp_path, parts, names, tokenizer):
+    put_files(tmp_path)
+    (tmp_path / "wiki.train.tokens").write_text("".join(parts), encoding="utf-8")
+    corpus = text.wikitext2(tmp_path, tokenizer)
+    assert corpus.documents is not None and list(corpus.documents.names) == names
+    assert _wikitext.wikitext2_texts(tmp_path).train == list(zip(names, parts, strict=True))
+    found = corpus.train.tensor_split(corpus.documents.starts[1:])
+    assert [part.tolist() for part in found] == [corpus.vocab.encode(part).tolist() for part in parts]
+
+
 # ---- wikitext2: the download
 
 
@@ -181,6 +210,13 @@ def test_wikitext2_counts(wikitext2):
     assert len(wikitext2.train) == 2_049_990
     assert len(wikitext2.vocab) == 28_782
     assert wikitext2.name == "wikitext2"
+
+
+def test_wikitext2_articles(wikitext2):
+    assert len(wikitext2.documents.names) == 600  # as Merity et al. count them
+    firsts = wikitext2.vocab.decode(wikitext2.train[wikitext2.documents.starts])
+    assert set(firsts) == {"="}
+    assert [len(split) for split in text.texts("wikitext2")[1:4]] == [600, 60, 60]
 
 
 def test_wikitext2_vocabulary_order(wikitext2):

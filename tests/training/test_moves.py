@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import assert_equal, definition
+from oracles import assert_equal, definition, masked, without_dropout
 
-from devinterp_func import batches, keys, models, optim, per_example, text, training, tree, units
+from devinterp_func import batches, graph, keys, models, optim, per_example, text, training, tree, units
 from devinterp_func.models import Config
 from devinterp_func.training import Recipe
 
@@ -18,17 +18,15 @@ CORPUS = text.planted(key=0)
 CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=2)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=25)
 DATA = batches.chunk(CORPUS.train[:1500], RECIPE.context)
+MODEL = models.transformer(CONFIG)
+GRAPH = graph.of(MODEL.loss, MODEL.init(0), *batches.example(DATA, 0))
 
 
 def test_a_step_is_the_definitions_step():
-    params = training.initial(CONFIG, RECIPE)
-    move = next(training.moves(params, DATA, CONFIG, RECIPE))
-    masks = training.masks_of(CONFIG, RECIPE, 0, move.datum)
-
-    def loss(params, tokens, targets, masks):
-        return models.loss(params, tokens, targets, CONFIG, masks)
-
-    each = per_example.grads(loss)(params, DATA.tokens[move.datum], DATA.targets[move.datum], masks)
+    params = training.initial(MODEL, RECIPE)
+    move = next(moves(params))
+    masks = training.masks_of(GRAPH, RECIPE, 0, move.datum)
+    each = per_example.grads(masked(MODEL.loss))(params, *batches.take(DATA, move.datum), masks)
     mean = tree.map(lambda g: g.mean(0), each)
     after, info = optim.update(params, mean, lr=RECIPE.lr, max_norm=RECIPE.max_norm)
     deltas = optim.deltas(each, info)
@@ -38,9 +36,9 @@ def test_a_step_is_the_definitions_step():
         torch.testing.assert_close(per_example.form(factor), deltas[name], rtol=1e-4, atol=1e-7)
 
 
-def moves(params=None, data=DATA, config=CONFIG, recipe=RECIPE, **options):
-    params = training.initial(config, recipe) if params is None else params
-    return training.moves(params, data, config, recipe, **options)
+def moves(params=None, data=DATA, recipe=RECIPE, **options):
+    params = training.initial(MODEL, recipe) if params is None else params
+    return training.moves(GRAPH, params, data, recipe, **options)
 
 
 @pytest.mark.parametrize("max_norm", [0.5, math.inf], ids=["clipped", "not clipped"])
@@ -69,12 +67,12 @@ def test_a_move_carries_the_factors_of_the_captured_units_only():
     move = next(moves(captured=("layers.1.*bias", "decoder.weight")))
     chosen = [name for name in move.before if name.startswith("layers.1") and name.endswith("bias")]
     assert list(move.factors) == [*chosen, "decoder.weight"]
-    assert list(next(moves()).factors) == units.choose(move.before)
+    assert list(next(moves()).factors) == graph.choose(GRAPH)
 
 
 def test_moves_write_nothing_and_leave_the_given_params_and_the_global_generators_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    params = training.initial(CONFIG, RECIPE)
+    params = training.initial(MODEL, RECIPE)
     copy, state = tree.map(torch.clone, params), torch.get_rng_state()
     list(moves(params, stop=3))
     assert_equal(params, copy)
@@ -99,9 +97,9 @@ def test_steps_go_on_from_any_step_with_the_same_bits(whole, cut):
 
 
 def test_masks_depend_on_datum_and_epoch_not_on_the_place_in_the_batch():
-    masks = training.masks_of(CONFIG, RECIPE, 0, torch.tensor([3, 1, 4]))
-    turned = training.masks_of(CONFIG, RECIPE, 0, torch.tensor([4, 3, 1]))
-    later = training.masks_of(CONFIG, RECIPE, 1, torch.tensor([3, 1, 4]))
+    masks = training.masks_of(GRAPH, RECIPE, 0, torch.tensor([3, 1, 4]))
+    turned = training.masks_of(GRAPH, RECIPE, 0, torch.tensor([4, 3, 1]))
+    later = training.masks_of(GRAPH, RECIPE, 1, torch.tensor([3, 1, 4]))
     assert masks is not None and turned is not None and later is not None
     for site, mask in masks.items():
         assert torch.equal(mask[[2, 0, 1]], turned[site])
@@ -135,7 +133,7 @@ def test_steps_without_some_data_are_the_definitions_steps_without_them():
 
 def gradients_of(move, divisor):
     """The sum of a move's data's gradients over a divisor, and each datum's, by their definition."""
-    masks = training.masks_of(CONFIG, RECIPE, move.epoch, move.datum)
+    masks = training.masks_of(GRAPH, RECIPE, move.epoch, move.datum)
     tokens, targets = (x[move.datum] for x in DATA)
     each = definition(move.before, tokens, targets, CONFIG, masks)[1]
     return tree.map(lambda g: (g.sum(0) / divisor).float(), each), tree.map(lambda g: g.float(), each)
@@ -165,30 +163,30 @@ def test_what_is_left_out_is_of_these_steps(shape):
 
 
 def test_evaluation_is_the_mean_loss_of_every_position():
-    params = training.initial(CONFIG, RECIPE)
-    stream = CORPUS.valid[:405]  # a last batch that is not full
-    data = batches.chunk(stream, RECIPE.context)
-    each = [float(models.loss(params, x, y, CONFIG)) for x, y in zip(*data, strict=True)]
-    assert training.evaluate(params, stream, CONFIG, RECIPE) == pytest.approx(math.fsum(each) / len(each), rel=1e-5)
+    params = training.initial(MODEL, RECIPE)
+    data = batches.chunk(CORPUS.valid[:405], RECIPE.context)  # a last batch that is not full
+    each = [float(models.loss(params, x, y, CONFIG, training=False)) for x, y in zip(*data, strict=True)]
+    found = training.evaluate(GRAPH, params, data, RECIPE.batch_size)
+    assert found == pytest.approx(math.fsum(each) / len(each), rel=1e-5)
 
 
 def test_a_nan_names_step_unit_and_datum():
-    params = training.initial(CONFIG, RECIPE)
+    params = training.initial(MODEL, RECIPE)
     order = batches.schedule(len(DATA.tokens), RECIPE.batch_size, epoch=0, key=keys.Key(RECIPE.seed))
     culprit = int(order[0][2])
     others = torch.cat([DATA.tokens[j] for j in order[0] if j != culprit])
     own = next(int(token) for token in DATA.tokens[culprit] if token not in others)
     params["embedding.weight"][own] = math.nan  # only the culprit reads this row
     with pytest.raises(FloatingPointError, match=rf"step 0: the gradient of \S+ is NaN.* through datum {culprit}\."):
-        next(training.moves(params, DATA, CONFIG, RECIPE))
+        next(moves(params))
 
 
 def test_parameters_of_another_model_are_refused():
-    params = training.initial(CONFIG, RECIPE)
-    with pytest.raises(ValueError, match="differ in decoder.bias"):
-        next(training.moves({n: w for n, w in params.items() if n != "decoder.bias"}, DATA, CONFIG, RECIPE))
-    with pytest.raises(ValueError, match=r"decoder.bias has shape \(3,\)"):
-        next(training.moves(params | {"decoder.bias": torch.zeros(3)}, DATA, CONFIG, RECIPE))
+    params = training.initial(MODEL, RECIPE)
+    with pytest.raises(ValueError, match="differ in 'decoder.bias'"):
+        next(moves({n: w for n, w in params.items() if n != "decoder.bias"}))
+    with pytest.raises(ValueError, match=r"'decoder.bias' has shape \(3,\)"):
+        next(moves(params | {"decoder.bias": torch.zeros(3)}))
 
 
 @pytest.mark.parametrize("part", ["tokens", "targets"])
@@ -197,8 +195,8 @@ def test_ids_that_the_vocabulary_lacks_are_refused_before_the_first_step(part):
     ids[-1, -1] = len(CORPUS.vocab)
     with pytest.raises(ValueError, match=f"{part} hold the id 150; ids must be in 0..149"):
         next(moves(data=DATA._replace(**{part: ids})))
-    with pytest.raises(ValueError, match="hold the id 150; ids must be in 0..149"):
-        training.evaluate(training.initial(CONFIG, RECIPE), torch.full((50,), 150), CONFIG, RECIPE)
+    with pytest.raises(ValueError, match=f"{part} hold the id 150; ids must be in 0..149"):
+        training.evaluate(GRAPH, training.initial(MODEL, RECIPE), DATA._replace(**{part: ids}))
 
 
 def test_inference_mode_is_refused():
@@ -210,3 +208,79 @@ def test_another_default_dtype_changes_nothing(float64_by_default):
     made = next(moves(captured=units.EVERY))
     torch.set_default_dtype(torch.float32)
     assert_equal(made, next(moves(captured=units.EVERY)))
+
+
+# ---- other losses and other data
+
+
+class Pictures(torch.nn.Module):
+    """A convolution, dropout and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.GroupNorm(1, 3)
+        self.drop, self.head = torch.nn.Dropout(0.3), torch.nn.Linear(12, 4)
+
+    def forward(self, x):
+        h = torch.nn.functional.max_pool2d(self.norm(self.conv(x)).relu(), 2)
+        return self.head(self.drop(h.flatten(1)))
+
+
+def classified(model, x, y):
+    return torch.nn.functional.cross_entropy(model(x[None])[0], y)
+
+
+def regressed(params, example):
+    return (params["w"] @ example["x"] + params["b"] - example["y"]).square()
+
+
+def normal(*shape, seed=0):
+    return torch.from_numpy(keys.generator(seed).standard_normal(shape)).float()
+
+
+OTHERS = {
+    "pictures": (
+        models.module(Pictures(), classified),
+        (normal(40, 1, 4, 4), torch.from_numpy(keys.generator(1).integers(0, 4, 40))),
+    ),
+    "regression": (
+        models.Model("line", regressed, lambda key: {"w": normal(3), "b": normal()}, {"w": (3,), "b": ()}, {}),
+        ({"x": normal(40, 3, seed=2), "y": normal(40, seed=3)},),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_steps_of_any_loss_are_the_definitions_steps_and_obey_the_law(name):
+    model, data = OTHERS[name]
+    recipe = Recipe(batch_size=6, lr=0.5, n_steps=3)
+    made = graph.of(model.loss, model.init(0), *batches.example(data, 0))
+    for move in training.moves(made, training.initial(model, recipe), data, recipe, captured=units.EVERY):
+        masks = training.masks_of(made, recipe, move.epoch, move.datum)
+        batch = (*batches.take(data, move.datum), masks or {})
+        each = per_example.grads(masked(model.loss))(move.before, *batch)
+        after, info = optim.update(move.before, tree.map(lambda g: g.mean(0), each), lr=0.5, max_norm=0.5)
+        for unit, delta in optim.deltas(each, info).items():
+            torch.testing.assert_close(move.after[unit], after[unit], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(per_example.form(move.factors[unit]), delta, rtol=1e-4, atol=1e-6)
+        assert max(optim.missed(move).values()) <= 1e-4
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_evaluation_of_any_loss_is_the_mean_of_the_loop(name):
+    model, data = OTHERS[name]
+    params = model.init(0)
+    made = graph.of(model.loss, params, *batches.example(data, 0))
+    each = [float(without_dropout(model.loss)(params, *batches.example(data, j))) for j in range(40)]
+    assert training.evaluate(made, params, data, 7) == pytest.approx(math.fsum(each) / 40, rel=1e-5)
+
+
+def test_a_nan_in_a_loss_without_a_head_names_its_datum():
+    model, (datum,) = OTHERS["regression"]
+    assert isinstance(datum, dict)
+    made = graph.of(model.loss, model.init(0), *batches.example((datum,), 0))
+    order = batches.schedule(40, 6, epoch=0, key=keys.Key(RECIPE.seed))
+    culprit = int(order[0][2])
+    y = datum["y"].index_fill(0, torch.tensor([culprit]), math.nan)
+    with pytest.raises(FloatingPointError, match=rf"step 0: the gradient of \S+ is NaN.* through datum {culprit}\."):
+        next(training.moves(made, model.init(0), (datum | {"y": y},), Recipe(batch_size=6)))

@@ -60,7 +60,7 @@ def table(
 def typed_table(
     frame: pl.DataFrame,
     kind: Table,
-    vocab: Vocab,
+    vocab: Vocab | None,
     caption: str | None = None,
     columns: Sequence[str] | None = None,
     bars: Collection[str] = (),
@@ -71,7 +71,7 @@ def typed_table(
     Args:
         frame: its rows.
         kind: what its columns are; columns that it does not know are shown as they are.
-        vocab: the vocabulary.
+        vocab: of ``words.spell``.
         caption: in place of the kind's.
         columns: those to show, in order; by default all.
         bars, fold: of ``table``.

@@ -10,6 +10,7 @@ Experiments on Toy Language Models* (Krzyzanowski and Hubinger 2023).
 
 from devinterp_func.show.plots._activations import activation_histograms, neighbours
 from devinterp_func.show.plots._courses import Series, credit_bands, lines
+from devinterp_func.show.plots._pictures import pictures
 from devinterp_func.show.plots._training import concentration, loss_curve, outliers_over_training
 from devinterp_func.show.plots._verdicts import KINDS, Kind, flips_scatter, notable_share, skill_bars
 
@@ -26,5 +27,6 @@ __all__ = [
     "neighbours",
     "notable_share",
     "outliers_over_training",
+    "pictures",
     "skill_bars",
 ]

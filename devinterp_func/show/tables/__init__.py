@@ -138,6 +138,7 @@ from devinterp_func.show.tables._verdicts import (
     narrow_summary,
     sublayer_frame,
     verdict_frame,
+    without_posts,
 )
 
 __all__ = [
@@ -276,6 +277,7 @@ __all__ = [
     "sublayer_frame",
     "unit_groups",
     "verdict_frame",
+    "without_posts",
     "view_frame",
     "window_frame",
     "write_tally",

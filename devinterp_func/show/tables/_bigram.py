@@ -10,7 +10,8 @@ from torch import Tensor
 
 from devinterp_func import bigram, keys
 from devinterp_func.batches import Data
-from devinterp_func.bigram import W_E, W_U, Correlation, Followed, PairCounts, Pairs, Shifts, Span
+from devinterp_func.bigram import Correlation, Followed, PairCounts, Pairs, Shifts, Span
+from devinterp_func.graph import Graph
 from devinterp_func.show.schema import FLOAT, INT, NAME, Column, Table, frame, token, tokens
 from devinterp_func.tree import Params
 
@@ -161,10 +162,17 @@ def span_frame(shifts: Shifts, spans: Sequence[Span], counts: PairCounts, *, key
 
 
 def net_frame(
-    before: Params, after: Params, span: Span, counts: PairCounts, least: int, most: int = 15, each: int = 2
+    graph: Graph,
+    before: Params,
+    after: Params,
+    span: Span,
+    counts: PairCounts,
+    least: int,
+    most: int = 15,
+    each: int = 2,
 ) -> pl.DataFrame:
     """The largest changes of W_UE over a span; arguments as ``bigram.net_changes``."""
-    found = list(bigram.net_changes(before, after, counts, least, most, each))
+    found = list(bigram.net_changes(graph, before, after, counts, least, most, each))
     rows = []
     for change, corpus in zip(found, _in_corpus([(c.output, c.input) for c in found], counts), strict=True):
         row: dict[str, Any] = _span(span) | {"ranked": change.ranked, "input": change.input, "output": change.output}
@@ -207,17 +215,18 @@ def size_frame(shifts: Shifts, every: int) -> pl.DataFrame:
     return frame(BIGRAM_SIZES, rows)
 
 
-def check_frame(shifts: Shifts, snapshots: Iterable[tuple[int, Params]], pairs: Pairs) -> pl.DataFrame:
+def check_frame(graph: Graph, shifts: Shifts, snapshots: Iterable[tuple[int, Params]], pairs: Pairs) -> pl.DataFrame:
     """At each snapshot that a walk passed: do its shifts add up?
 
     Args:
+        graph: the model.
         shifts: of a walk.
         snapshots: steps in the walk, or the one after its last, and the weights stored for them.
         pairs: the followed pairs.
     """
     rows = []
     for step, params in snapshots:
-        entry = bigram.entries(*pairs, params[W_U], params[W_E])
+        entry = bigram.entries(*pairs, *bigram.decoder_matrices(graph, params))
         row = {"step": step, "pairs": len(entry), "largest entry": float(entry.abs().max())}
         rows.append(row | {"missed": bigram.telescope(shifts, step, entry)})
     return frame(BIGRAM_CHECKS, rows)

@@ -42,11 +42,11 @@ def bigram_walk_frames(
     yield "spans", span_frame(shifts, spans, counts, key=key)
     yield "sizes", size_frame(shifts, every)
     yield "courses", bigram_course_frame(shifts, followed, every)
-    yield "checks", check_frame(shifts, passed, followed.pairs)
+    yield "checks", check_frame(run.graph, shifts, passed, followed.pairs)
     nets, before = [], run.params(start)
     for span in terminal.watched(spans, len(spans), "net changes"):
         after = run.params(span.stop)
-        nets.append(net_frame(before, after, span, counts, least))
+        nets.append(net_frame(run.graph, before, after, span, counts, least))
         before = after
     yield "net", pl.concat(nets)
 
@@ -68,6 +68,6 @@ def run_correlation_frame(
     found = [
         (step, correlation)
         for step in terminal.watched(snapshots, len(snapshots), "correlations")
-        for correlation in bigram.correlations(run.params(step), counts, sets, tokens, run.config, key=key)
+        for correlation in bigram.correlations(run.graph, run.params(step), counts, sets, tokens, key=key)
     ]
     return correlation_frame(found)

@@ -38,9 +38,9 @@ def phase_frames(
     whole = cuts[credit.ALL]
     windows = of_steps.window_frame(label, measured, list(groups))
     segments = of_steps.segment_frame(windows, whole)
-    datum = torch.stack([ids for *_, ids in training.order(run.recipe, len(run.data.tokens), start, stop)])
+    datum = torch.stack([ids for *_, ids in training.order(run.recipe, run.n_data, start, stop)])
     spans = segments.select("from", "to").rows()
-    made = credit.makers(steps, datum, run.data.tokens, run.config.vocab_size, spans)
+    made = credit.makers(steps, datum, run.data.tokens, run.graph.vocab_size, spans)
     frames = {
         "windows": windows,
         "changes": of_steps.change_frame(label, cuts, course),

@@ -120,12 +120,18 @@ def sublayer_frame(verdicts: pl.DataFrame) -> pl.DataFrame:
     return frame(SUBLAYERS, rows)
 
 
+def without_posts(summary: pl.DataFrame) -> pl.DataFrame:
+    """The summary without the post's numbers, where it has none: of another model's units."""
+    return summary.select(s for s in summary if not s.name.startswith("post: ") or s.null_count() < len(s))
+
+
 def narrow_summary(summary: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The summary as two tables for which a terminal has room, by title.
 
     Args:
         summary: of ``sublayer_frame``.
     """
+    summary = without_posts(summary)
     names = ("its data", "random data", "random neurons")
     titles = {"flipped tokens": "tokens that flip anywhere, mean", "notable share": "share of them that is notable"}
     return {
@@ -133,7 +139,7 @@ def narrow_summary(summary: pl.DataFrame) -> dict[str, pl.DataFrame]:
             pl.col("unit").map_elements(units.label, return_dtype=pl.String),
             "neurons",
             *(pl.col(f"{what}{c}").alias(name) for c, name in zip(CONDITIONS, names, strict=True)),
-            pl.col(f"post: {what}").alias("the post"),
+            *(pl.col(name).alias("the post") for name in summary.columns if name == f"post: {what}"),
         )
         for what, title in titles.items()
     }
