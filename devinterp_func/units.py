@@ -21,7 +21,6 @@ Patterns = Sequence[str]
 Parts = TypeVar("Parts")
 
 EVERY: Patterns = ("*",)
-EMBEDDING, UNEMBEDDING, UNEMBEDDING_BIAS = "embedding.weight", "decoder.weight", "decoder.bias"
 EXAMPLE = "layers.2.linear2.weight"
 POST_KINDS = {"linear1": "1", "linear2": "2"}
 ROOTS, STACKS = ("transformer", "gpt_neox", "model"), ("layers", "h")  # parts of names that tell nothing apart
@@ -154,21 +153,6 @@ def is_mlp_weight(unit: str) -> bool:
     if not unit.endswith("weight") or not is_in_layer(unit):
         return False
     return kind(unit) in POST_KINDS or "mlp" in kind(unit).split(".")[:-1]
-
-
-def writes_stream(unit: str) -> bool:
-    """Whether what the unit gives is added to the stream: the MLP's and the attention's output projections."""
-    return is_layer_matrix(unit) and kind(unit) in ("linear2", "out_proj")
-
-
-def final_norm(names: Iterable[str]) -> tuple[str, str]:
-    """Weight and bias of the layer norm whose output the unembedding reads.
-
-    >>> final_norm(["layers.0.norm2.weight", "layers.1.norm1.weight", "layers.1.norm2.weight"])
-    ('layers.1.norm2.weight', 'layers.1.norm2.bias')
-    """
-    last = max(layer(name) for name in names if is_in_layer(name))
-    return weight_and_bias(f"layers.{last}.norm2")
 
 
 def weight_and_bias(operation: str) -> tuple[str, str]:

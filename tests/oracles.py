@@ -1,6 +1,5 @@
 """Brute force: what the library computes, done again the slow and obvious way: loops, full sorts, torch's modules."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from small_transformers import TorchModel
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -53,55 +53,6 @@ def assert_close(found: Params, expected: Params, tolerance: float) -> None:
 
 
 # ---- the model, composed of torch's modules
-
-
-class TorchModel(nn.Module):
-    """The word-language-model tutorial's transformer, batch first."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        d = config.d_model
-        block = nn.TransformerEncoderLayer(d, config.n_heads, config.d_hidden, config.dropout, batch_first=True)
-        self.scale = math.sqrt(d)
-        self.embedding = nn.Embedding(config.vocab_size, d)
-        self.dropout = nn.Dropout(config.dropout)
-        self.encoder = nn.TransformerEncoder(block, config.n_layers, enable_nested_tensor=False)
-        self.decoder = nn.Linear(d, config.vocab_size)
-        self.positions = config.positions
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        context = tokens.shape[1]
-        x = self.embedding(tokens) * self.scale
-        x = self.dropout(x + tutorial_positions(x.shape[-1], context, self.positions).to(x.dtype))
-        causal = nn.Transformer.generate_square_subsequent_mask(context, dtype=x.dtype)
-        return self.decoder(self.encoder(x, mask=causal))
-
-    def units(self) -> Params:
-        """The parameters under the names that ``nn.TransformerEncoder`` itself gives its layers."""
-        return {name.removeprefix("encoder."): p for name, p in self.named_parameters()}
-
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy of each datum."""
-        return F.cross_entropy(self(tokens).mT, targets, reduction="none").mean(1)
-
-
-def torch_model(params: Params, config: Config) -> TorchModel:
-    """torch's model with these weights, in float64 and evaluation mode."""
-    model = TorchModel(config).double().eval()
-    with torch.no_grad():
-        for name, parameter in model.units().items():
-            parameter.copy_(params[name])
-    return model
-
-
-def tutorial_positions(d_model: int, context: int, kind: str = "sincos") -> Tensor:
-    """The tutorial's ``PositionalEncoding``; the post's code has the sine in the odd columns too."""
-    pe = torch.zeros(context, d_model, dtype=torch.float64)
-    position = torch.arange(0, context, dtype=torch.float64).unsqueeze(1)
-    div_term = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
-    pe[:, 0::2] = torch.sin(position * div_term)
-    pe[:, 1::2] = (torch.cos if kind == "sincos" else torch.sin)(position * div_term)[:, : d_model // 2]
-    return pe
 
 
 def torch_masks(model: TorchModel, tokens: Tensor) -> list[Tensor]:

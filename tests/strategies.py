@@ -13,9 +13,10 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from small_transformers import SMALL, batch, weights
 from torch import Tensor
 
-from devinterp_func import graph, keys, models, per_example, tree
+from devinterp_func import graph, keys, models, per_example
 from devinterp_func.graph import Graph, Masks
 from devinterp_func.models import Config
 from devinterp_func.per_example import Bias, Capture, Dense, Factor, Gain, Lookup, Outer, Sum
@@ -72,27 +73,6 @@ def distinct_matrices(draw: st.DrawFn, widths: tuple[int, ...]) -> Tensor:
 
 
 # ---- models and batches
-
-SMALL = Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=6, n_layers=2, dropout=0.3)
-CONFIGS = [
-    SMALL,
-    Config(vocab_size=7, d_model=6, n_heads=3, d_hidden=4, n_layers=3, dropout=0.5, positions="sin"),
-    Config(vocab_size=3, d_model=5, n_heads=1, d_hidden=9, n_layers=1, dropout=0.1),
-]
-LEAST = Config(vocab_size=1, d_model=1, n_heads=1, d_hidden=1, n_layers=1, dropout=0.2, positions="sin")
-
-
-def weights(config: Config, dtype: torch.dtype = torch.float64, seed: int = 0) -> Params:
-    """Parameters of which none is zero, as biases are at the start, and no two layers alike."""
-    start = models.init(config, key=seed, clone_layers=False)
-    noise = {name: keys.uniform(w.shape, -0.2, 0.2, key=keys.fold_in(seed, "noise", name)) for name, w in start.items()}
-    return tree.map(lambda w: w.to(dtype), tree.add(start, noise))
-
-
-def batch(config: Config, n: int = 3, context: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Tokens and targets of n data."""
-    drawn = keys.generator(keys.fold_in(seed, "batch")).integers(0, config.vocab_size, (2, n, context))
-    return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
 
 
 @functools.lru_cache

@@ -84,7 +84,6 @@ def test_roles_of_units():
 ROLES = {
     "is_layer_matrix": MATRICES,
     "is_mlp_weight": ["linear1.weight", "linear2.weight"],
-    "writes_stream": ["self_attn.out_proj.weight", "linear2.weight"],
     "is_norm": ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"],
 }
 
@@ -94,10 +93,6 @@ def test_operations_and_their_parameters_are_inverse():
         assert name in units.weight_and_bias(units.operation(name))
     assert units.weight_and_bias("layers.1.linear1") == ("layers.1.linear1.weight", "layers.1.linear1.bias")
     assert units.weight_and_bias("a.in_proj") == ("a.in_proj_weight", "a.in_proj_bias")
-
-
-def test_the_final_norm_is_the_last_layers_second():
-    assert units.final_norm(NAMES) == ("layers.11.norm2.weight", "layers.11.norm2.bias")
 
 
 # ---- choosing

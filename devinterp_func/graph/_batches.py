@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from devinterp_func import tree
 from devinterp_func.graph._given import check_batch, require_leaves
 from devinterp_func.graph._graph import Graph, names, require_head
 from devinterp_func.graph._interpret import after, inputs_of, run_one, steps_to
-from devinterp_func.graph._operations import operation
+from devinterp_func.graph._operations import Side, operation
 from devinterp_func.graph._run import run
 from devinterp_func.tree import Params
 
@@ -37,7 +37,7 @@ class Replace(NamedTuple):
     """An activation to run with instead of a neuron's: one of what a unit's operation reads, or of what it gives."""
 
     unit: str
-    side: Literal["inputs", "outputs"]
+    side: Side
     index: int  # type: ignore[assignment]  # a tuple's own method
 
 

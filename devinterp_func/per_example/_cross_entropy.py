@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vjp
 
-from devinterp_func import checks
-from devinterp_func.graph import Graph, Head, check_batch, head_rows, run, run_tail
+from devinterp_func import checks, tree
+from devinterp_func.graph import Graph, Head, head_rows, run, run_tail
 from devinterp_func.per_example._factors import Bias, Factor, Outer
 from devinterp_func.tree import Params
 
@@ -33,9 +33,7 @@ def losses(
     head = graph.head
     if head is None:
         return run(graph, params, batch, [graph.trace.output.name])[graph.trace.output.name][:, None]
-    found = run(graph, params, batch, [head.stream.name, head.targets.name])
-    h = head_rows(graph, found[head.stream.name])
-    return score(head, params, h, found[head.targets.name], buffer).losses
+    return _scored(head, graph, params, batch, buffer).losses
 
 
 @torch.no_grad()
@@ -46,10 +44,8 @@ def data_losses(
     head = graph.head
     if head is None:
         return run(graph, params, batch, [graph.trace.output.name])[graph.trace.output.name]
-    found = run(graph, params, batch, [head.stream.name, head.targets.name])
-    h = head_rows(graph, found[head.stream.name])
-    scores = score(head, params, h, found[head.targets.name], buffer)
-    return _weigh(graph, params, check_batch(graph, batch), scores)[0]
+    scores = _scored(head, graph, params, batch, buffer)
+    return _weigh(graph, params, tree.leaves(batch), scores)[0]
 
 
 class Scores(NamedTuple):
@@ -69,6 +65,14 @@ class HeadGradients(NamedTuple):
     mean_grads: Params
     scores: Scores
     weights: Float[Tensor, "n C"]  # of each position in its datum's loss
+
+
+def _scored(
+    head: Head, graph: Graph, params: Params, batch: tuple[Any, ...], buffer: Float[Tensor, "V nC"] | None
+) -> Scores:
+    """What the head says of a batch, without dropout."""
+    found = run(graph, params, batch, [head.stream.name, head.targets.name])
+    return score(head, params, head_rows(graph, found[head.stream.name]), found[head.targets.name], buffer)
 
 
 def check_head(head: Head, params: Params) -> None:

@@ -73,13 +73,13 @@ def record(
         FloatingPointError: a gradient is NaN or infinite; what was recorded before is kept.
     """
     prepared = _prepare(run, data, model, recipe, recording, device)
-    _require_right(prepared, model, recipe, device)
+    _require_right(prepared, device)
     create(run, prepared.manifest)
     with lock(run):
         if not file_path(run, "data", 0).exists():
             write_data(run, pack_data(prepared.data))
         start, recorded = max(snapshots(run), default=0), n_steps(run)
-        params = read_params(run, start) if start else training.initial(model, recipe)
+        params = read_params(run, start) if start else prepared.params
         due = _Due(run, prepared.graph, prepared.data, recipe, recording)
         params = on_device(params, device)
         _settle(due, start, params)
@@ -111,23 +111,25 @@ class _Prepared(NamedTuple):
     manifest: dict[str, Any]
     graph: Graph
     data: Dataset
+    params: Params  # before step 0
 
 
 def _prepare(run: RunPath, data: Any, model: Model, recipe: Recipe, recording: Recording, device: str) -> _Prepared:
     checks.gradients_allowed()
     _require_device(device)
     cut = dataset(data, recipe)
-    graph = traced(model, model.init(0), cut, device)
+    params = training.initial(model, recipe)
+    graph = traced(model, params, cut, device)
     _require_fit(cut, graph, recipe, recording)
     manifest = _describe(cut, model, graph, recipe, recording, device)
     is_there(run, manifest)
-    return _Prepared(manifest, graph, cut)
+    return _Prepared(manifest, graph, cut, params)
 
 
-def _require_right(prepared: _Prepared, model: Model, recipe: Recipe, device: str) -> None:
+def _require_right(prepared: _Prepared, device: str) -> None:
     """Holds capture against autograd on the first two data, so that no wrong gradient is ever recorded."""
     few = tree.map(lambda x: x[:2].to(device), tuple(prepared.data.train))
-    missed = per_example.capture_missed(prepared.graph, on_device(training.initial(model, recipe), device), *few)
+    missed = per_example.capture_missed(prepared.graph, on_device(prepared.params, device), *few)
     if wrong := {name: miss for name, miss in missed.items() if not miss <= WRONG}:
         name, miss = max(wrong.items(), key=lambda pair: pair[1])
         raise ValueError(

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from devinterp_func import batches, per_example, tree
-from devinterp_func.graph import Graph, n_positions
+from devinterp_func.graph import Graph
+from devinterp_func.training._logits import for_fewer, logits_buffer
 from devinterp_func.tree import Params
 
 
@@ -19,15 +20,10 @@ def evaluate(graph: Graph, params: Params, data: Any, batch_size: int = 20) -> f
         batch_size: data run at once.
     """
     device, n, total = next(iter(params.values())).device, batches.n_data(data), 0.0
-    buffer = None
-    if graph.head is not None:
-        some = params[graph.head.weight]
-        buffer = some.new_empty(graph.vocab_size, min(batch_size, n) * n_positions(graph))
+    buffer = logits_buffer(graph, params, min(batch_size, n))
     for start in range(0, n, batch_size):
         batch = tree.map(lambda x, start=start: x[start : start + batch_size].to(device), tuple(data))
-        size = batches.n_data(batch)
-        scratch = None if buffer is None else buffer.flatten()[: len(buffer) * size * n_positions(graph)]
-        scratch = None if scratch is None else scratch.view(len(buffer), -1)  # type: ignore[arg-type]
+        scratch = for_fewer(graph, buffer, batches.n_data(batch))
         losses = per_example.data_losses(graph, params, *batch, buffer=scratch)
         total += float(losses.sum(dtype=torch.float64))
     return total / n

@@ -14,9 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from devinterp_func import batches, keys, optim, per_example, tree
-from devinterp_func.graph import Graph, Masks, check_batch, choose, draw_masks, in_order, n_positions
+from devinterp_func.graph import Graph, Masks, check_batch, choose, draw_masks, in_order
 from devinterp_func.optim import StepInfo
 from devinterp_func.per_example import Capture, Factor
+from devinterp_func.training._logits import for_fewer, logits_buffer
 from devinterp_func.training._recipe import Recipe, order, total_steps
 from devinterp_func.tree import Params
 from devinterp_func.units import Patterns
@@ -91,7 +92,7 @@ def moves(
     params = in_order(graph, params)
     choose(graph, captured)  # an error before the work
     check_batch(graph, tuple(data))
-    n_data, buffer = batches.n_data(data), _logits_buffer(graph, params, recipe)
+    n_data, buffer = batches.n_data(data), logits_buffer(graph, params, recipe.batch_size)
     device = next(iter(params.values())).device
     stop = total_steps(recipe, n_data) if stop is None else stop
     if removed is not None and removed.shape != (stop - start, recipe.batch_size):
@@ -104,8 +105,7 @@ def moves(
         masks = masks_of(graph, recipe, epoch, datum)
         masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
         taken = tree.map(lambda x, datum=datum: x[datum].to(device), tuple(data))
-        scratch = None if buffer is None else buffer.flatten()[: len(buffer) * len(datum) * n_positions(graph)]
-        scratch = None if scratch is None else scratch.view(graph.vocab_size, -1)
+        scratch = for_fewer(graph, buffer, len(datum))
         capture = per_example.capture(graph, params, *taken, masks=masks, units=captured, buffer=scratch)
         mean_grads = capture.mean_grads
         if len(datum) < recipe.batch_size:
@@ -117,13 +117,6 @@ def moves(
         factors = optim.delta_factors(capture.factors, info, recipe.batch_size)  # the law: optim/_law.py
         yield Move(step, epoch, batch, datum, capture.losses, info, params, after, factors)
         params = after
-
-
-def _logits_buffer(graph: Graph, params: Params, recipe: Recipe) -> Float[Tensor, "V nC"] | None:
-    """Scratch for a batch's logits, used again at every step."""
-    if graph.head is None:
-        return None
-    return params[graph.head.weight].new_empty(graph.vocab_size, recipe.batch_size * n_positions(graph))
 
 
 def _blame(step: int, datum: Int[Tensor, "n"], capture: Capture) -> str:

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from run_builders import PLANTED
-from strategies import SMALL, graph_of, some, weights
+from small_transformers import SMALL, weights
+from strategies import graph_of, some
 
 from devinterp_func import batches, bigram, keys, models
 from devinterp_func.bigram import CLASSES, _classes

@@ -7,7 +7,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
-from strategies import SMALL, batch, graph_of, some, weights
+from small_transformers import SMALL, batch, weights
+from strategies import graph_of, some
 
 from devinterp_func import bigram, graph, keys, models, stats
 from devinterp_func.bigram import Pairs, _correlations

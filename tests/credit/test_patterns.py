@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from strategies import SMALL, batch, graph_of, weights
+from small_transformers import SMALL, batch, weights
+from strategies import graph_of
 
 from devinterp_func import graph
 from devinterp_func.credit import patterns, probes

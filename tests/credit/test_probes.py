@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SMALL, batch, graph_of, some, weights
+from small_transformers import SMALL, batch, weights
+from strategies import graph_of, some
 
 from devinterp_func import graph, models, neurons, per_example
 from devinterp_func.credit import patterns, probes

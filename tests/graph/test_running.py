@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import masked, relative_error, without_dropout
-from strategies import CONFIGS, SMALL, batch, drawn_masks, graph_of, masks_of, weights
+from small_transformers import CONFIGS, SMALL, batch, weights
+from strategies import drawn_masks, graph_of, masks_of
 from torch import Tensor, nn
 
 from devinterp_func import graph, keys, models

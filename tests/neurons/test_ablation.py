@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CONFIGS, SMALL, batch, few, graph_of, seeds, weights
+from small_transformers import CONFIGS, SMALL, batch, weights
+from strategies import few, graph_of, seeds
 
 from devinterp_func import models, neurons
 from devinterp_func.neurons import Ablation, Neuron, Replacement

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import torch_model
-from strategies import CONFIGS, SMALL, batch, few, graph_of, seeds, weights
+from small_transformers import CONFIGS, SMALL, batch, torch_model, weights
+from strategies import few, graph_of, seeds
 from torch import Tensor
 
 from devinterp_func import neurons

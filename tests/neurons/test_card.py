@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 from run_builders import recorded
-from strategies import batch, graph_of, weights
+from small_transformers import batch, weights
+from strategies import graph_of
 
 from devinterp_func import models, neurons, records, stats, text
 from devinterp_func.models import Config

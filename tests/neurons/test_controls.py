@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 from scipy.stats import hypergeom
-from strategies import SMALL, batch, graph_of, weights
+from small_transformers import SMALL, batch, weights
+from strategies import graph_of
 
 from devinterp_func import keys, neurons
 from devinterp_func.neurons import Ablation, FlipCounts, Neuron, Replacement, Trial

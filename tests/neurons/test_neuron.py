@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CONFIGS, SMALL, few, graph_of, seeds, some, weights
+from small_transformers import CONFIGS, SMALL, weights
+from strategies import few, graph_of, seeds, some
 
 from devinterp_func import graph, keys, neurons
 from devinterp_func.neurons import Neuron

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from strategies import SMALL, batch, graph_of, weights
+from small_transformers import SMALL, batch, weights
+from strategies import graph_of
 
 from devinterp_func import neurons, stats
 from devinterp_func.neurons import Neuron, _rankings

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CONFIGS, SMALL, batch, few, graph_of, seeds, weights
+from small_transformers import CONFIGS, SMALL, batch, weights
+from strategies import few, graph_of, seeds
 
 from devinterp_func import graph, neurons
 from devinterp_func.graph import _batches

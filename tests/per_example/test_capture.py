@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import assert_close, assert_equal, definition, relative_error, tensors, torch_masks, torch_model
-from strategies import CONFIGS, LEAST, Small, few, small
+from oracles import assert_close, assert_equal, definition, relative_error, tensors, torch_masks
+from small_transformers import CONFIGS, LEAST, torch_model
+from strategies import Small, few, small
 from torch import nn
 
 from devinterp_func import graph, per_example, tree

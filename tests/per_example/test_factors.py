@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import assert_close, assert_equal, flat_parts, relative_error, token_parts
-from strategies import SHAPES, SMALL, factor_of, few, fields_of, mixed_arrays, mixture, small, some, uses
+from small_transformers import SMALL
+from strategies import SHAPES, factor_of, few, fields_of, mixed_arrays, mixture, small, some, uses
 
 from devinterp_func import models, per_example, tree
 from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Sum, _products
