@@ -7,6 +7,7 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -47,6 +48,36 @@ def number(name: str, value: Any) -> float:
         raise TypeError(f"{name} is {value!r}; it must be a number") from None
 
 
+def numbers(name: str, values: Any, n: int) -> tuple[float, ...]:
+    """So many Python floats, of any sequence.
+
+    >>> numbers("betas", [0, 0.5], 2)
+    (0.0, 0.5)
+
+    Raises:
+        TypeError: it is no sequence, or of what are no numbers.
+        ValueError: it has another length.
+    """
+    try:
+        found = tuple(number(name, value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name} is {values!r}; it must be {n} numbers") from None
+    if len(found) != n:
+        raise ValueError(f"{name} is {values!r}; it must be {n} numbers")
+    return found
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False; NumPy's is taken, numbers and strings are not.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
 def positive(name: str, value: Any, infinite: bool = False) -> float:
     """A Python float above 0, finite unless infinity has a meaning.
 
@@ -73,6 +104,19 @@ def token_ids(name: str, ids: Int[Tensor, "*n"], vocab_size: int) -> None:
         if low < 0 or high >= vocab_size:
             wrong = low if low < 0 else high
             raise ValueError(f"{name} hold the id {wrong}; ids must be in 0..{vocab_size - 1}, and nothing is padded")
+
+
+def non_negative(name: str, value: Any) -> float:
+    """A finite Python float of at least 0.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is NaN, infinite or negative.
+    """
+    found = number(name, value)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{name} is {found}; it must be at least 0 and finite")
+    return found
 
 
 def gradients_allowed() -> None:

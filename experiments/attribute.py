@@ -4,7 +4,8 @@
 
 Reads the outliers of a run and writes tables beside it: outliers by unit, epoch and bin of steps, the first rows of the
 attribution table (the post's Table 1), the most frequent parameters and the neurons they belong to with their notable
-tokens, and the token counts of every neuron, which the scripts after this one use.
+tokens, and the token counts of every neuron, which the scripts after this one use. Outliers are of present deltas, what
+the steps' own data did; what share of the changes that is, beside past and decay, is in a table, too.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import torch
 import tyro
 
 from devinterp_func import graph as graphs
-from devinterp_func import neurons, stats, units
+from devinterp_func import neurons, records, stats, units
 from devinterp_func.checks import integer
 from devinterp_func.graph import Graph
 from devinterp_func.neurons import Neuron
@@ -54,6 +55,7 @@ def main(settings: Settings) -> Path:
     work = stage.start("attribute", settings, any_data=True)
     if work.done:
         return work.folder
+    parts(work)
     shapes, total = work.run.shapes, outliers(work)
     frequent = of_each_unit(total, shapes, settings.parameters)
     if work.run.is_text:
@@ -67,6 +69,19 @@ def main(settings: Settings) -> Path:
 def shards(run: Run, what: str) -> Iterator[Shard]:
     """The run's records, for the person who waits."""
     return terminal.watched(run.shards(), -(-run.n_steps // run.recording.snapshot_every), what)
+
+
+def parts(work: stage.Stage) -> None:
+    """How much of the changes of all units was present, past and decay; and how training went on held-out data."""
+    run = work.run
+    course = records.split_course(shards(run, "present, past and decay"), BINS, run.n_steps)
+    dimensions = {unit: weight.ndim for unit, weight in records.read_params(run, run.snapshots[0]).items()}
+    dimensions = {unit: dimensions[unit] for unit in run.manifest["parameters"]}
+    table = work.save("split_course", tables.split_course_frame(course, dimensions))
+    evaluations = tables.evaluation_frame(records.read_evaluations(run), run.steps_per_epoch)
+    work.save("evaluations", evaluations)
+    whole = tables.split_shares(tables.with_kinds(table), ["kind"])
+    work.show(whole, "what moved the weights: shares of the change", kind=tables.SPLIT_SHARES)
 
 
 def outliers(work: stage.Stage) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Speed and memory, as ratios to a plain ``nn.Module`` training step in the same process, on text of Zipf's law.
 
     python experiments/benchmark.py --toy                                      # a small model, to see that it runs
-    python experiments/benchmark.py --out experiments/results/benchmark.md     # twenty minutes on two quiet cores
+    python experiments/benchmark.py --part optimizers                          # SGD, AdamW and Muon: five minutes
+    python experiments/benchmark.py --out experiments/results/benchmark.md     # half an hour on two quiet cores
 
 A number is the median over rounds; every round measures every row once, so that a slow spell of the machine hits all.
 How long the plain step takes depends on whether the C library gives its three 80 MB arrays back to the system after
@@ -15,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,13 +25,20 @@ from typing import Literal
 import benchmark_analysis
 import benchmark_rivals
 import benchmark_steps
+import benchmark_walks
 import stage
 import torch
-from benchmark_setup import Row, Setup, measure, peak_above, plain_step, toy_or_post
+from benchmark_optimizers import NAMES, Name
+from benchmark_setup import Row, Setup, measure, peak_above, plain_step, stepped_by, toy_or_post
 from presets import Kind
 
 from devinterp_func import records
 from devinterp_func.show import results
+
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "goes back to the system (glibc's default)": {},
+    "is kept by the allocator": {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**40)},
+}
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,18 @@ class Settings:
     """cpu, or cuda."""
     model: Kind = "post"
     """Of a part: the post's transformer, or one of Hugging Face's of its sizes."""
+    optimizer: Name = "sgd"
+    """Of a part: what steps the weights; torch's own of the same settings steps the plain module's."""
     sweep: bool = True
     """Also measure how cost grows with batch size, context, width and k."""
     run: Path | None = None
     """Also measure what reads this run: tallies, ablation sweeps, bigram shifts, the ledger."""
     out: Path | None = None
     """Write the tables there (Markdown)."""
-    part: Literal["all", "pair", "plain", "recorded", "rivals", "memory", "analysis"] = "all"
-    """pair: only the plain and the recorded step; plain, recorded: how much memory it takes; rivals: other ways;
-    memory: record some steps and say how much memory that took; analysis: only what --run adds."""
+    part: Literal["all", "pair", "plain", "recorded", "optimizers", "rivals", "memory", "walks", "analysis"] = "all"
+    """pair: seconds of the plain and the recorded step, of SGD's first; plain, recorded: how much memory it takes;
+    optimizers: these as tables, for each optimizer; rivals: other ways; memory: record some steps and say how much
+    memory that took; walks: ledger and lifetimes of a few steps recorded for it; analysis: only what --run adds."""
 
 
 def main(settings: Settings) -> None:
@@ -63,20 +74,27 @@ def main(settings: Settings) -> None:
     rounds = 1 if settings.toy else settings.rounds
     if settings.part == "analysis":
         return print("\n\n".join(analysis(settings)))
-    setup = toy_or_post(settings.model, settings.toy, settings.device)
+    if settings.part == "optimizers":
+        return print("\n".join(optimizer_lines(settings)))
+    clipped_sgd = toy_or_post(settings.model, settings.toy, settings.device)
+    setup = stepped_by(settings.optimizer, clipped_sgd)
     match settings.part:
         case "memory":
             return print(benchmark_steps.record_some(setup))
         case "pair":
-            return print(json.dumps(list(pair(setup, 2 * rounds).values())))
+            setups = [clipped_sgd] if settings.optimizer == "sgd" else [clipped_sgd, setup]
+            return print(json.dumps(pairs(setups, 2 * rounds)))
         case "plain" | "recorded":
             return print(json.dumps(memory_of(setup, settings.part)))
         case "rivals":
             return print("\n".join(benchmark_rivals.rival_lines(setup, max(1, rounds // 3))))
+        case "walks":
+            return print("\n".join(benchmark_walks.walk_lines(setup, max(1, rounds // 3))))
     where = torch.cuda.get_device_name() if settings.device != "cpu" else f"CPU, {settings.threads} threads"
     lines = [f"# Benchmark\n\n`{' '.join(['python', *sys.argv])}`: torch {torch.__version__}, {where}, float32.\n"]
     shape = f"batch {setup.recipe.batch_size}, context {setup.recipe.context}, k {setup.recording.k}"
-    lines += [f"{setup.config}, {shape}.\n", *pair_lines(settings), "", *benchmark_steps.stage_lines(setup, rounds)]
+    lines += [f"{setup.config}, {shape}.\n", *pair_lines(settings), "", *optimizer_lines(settings), ""]
+    lines += benchmark_steps.stage_lines(setup, rounds)
     memory = myself(settings, "memory")
     lines += ["", f"A capture in a process of its own, with snapshots and evaluation: {memory}."]
     for kind in kinds():
@@ -95,11 +113,15 @@ def analysis(settings: Settings) -> list[str]:
     return ["\n".join(getattr(benchmark_analysis, part)(run)) for part in parts]
 
 
-def pair(setup: Setup, rounds: int) -> dict[str, float]:
-    """The plain and the recorded step."""
+def pairs(setups: Sequence[Setup], rounds: int) -> list[tuple[float, float]]:
+    """Seconds of the plain and the recorded step of each setup, all in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        recorded = benchmark_steps.recorded_steps(setup, Path(folder) / "run")
-        return measure({"plain nn.Module step": plain_step(setup), "recorded step": recorded}, rounds)
+        rows: dict[str, Row] = {}
+        for i, setup in enumerate(setups):
+            rows[f"plain {i}"] = plain_step(setup)
+            rows[f"recorded {i}"] = benchmark_steps.recorded_steps(setup, Path(folder) / str(i))
+        taken = measure(rows, rounds)
+        return [(taken[f"plain {i}"], taken[f"recorded {i}"]) for i in range(len(setups))]
 
 
 def memory_of(setup: Setup, part: str) -> float:
@@ -124,25 +146,47 @@ def pair_lines(settings: Settings) -> list[str]:
     """The pair in a fresh process for each model, with the allocator as it is and made to keep what is freed."""
     lines = ["| model | memory freed by a step | plain nn.Module step, ms | recorded step, ms | recorded ÷ plain |"]
     lines += ["|---|---|---|---|---|"]
-    keep = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-    modes = {"goes back to the system (glibc's default)": {}, "is kept by the allocator": keep}
     spent = ["| model | plain nn.Module step takes at most, GB | recorded step, GB |", "|---|---|---|"]
     for kind in kinds():
         own = dataclasses.replace(settings, model=kind)
-        for what, environment in modes.items():
-            plain, recorded = json.loads(myself(own, "pair", environment))
-            times = f"{plain * 1e3:.0f} | {recorded * 1e3:.0f} | **{recorded / plain:.2f}**"
-            lines.append(f"| {kind} | {what} | {times} |")
-        spent.append(f"| {kind} | {float(myself(own, 'plain')):.2f} | {float(myself(own, 'recorded')):.2f} |")
+        for what, environment in ALLOCATORS.items():
+            *_, (plain, recorded) = json.loads(myself(own, "pair", environment))
+            lines.append(f"| {kind} | {what} | {_times(plain, recorded)} |")
+        spent.append(f"| {kind} | {_peaks(own)} |")
     return [*lines, "", *spent]
+
+
+def optimizer_lines(settings: Settings) -> list[str]:
+    """The pair for each optimizer, in a process with SGD's: what its recorded step takes more than SGD's."""
+    lines = ["| optimizer | memory freed by a step | plain step by torch's own, ms | recorded step, ms "]
+    lines[0] += "| recorded ÷ plain | recorded, less SGD's recorded, in SGD's plain steps |"
+    lines += ["|---|---|---|---|---|---|"]
+    spent = ["| optimizer | plain step by torch's own takes at most, GB | recorded step, GB |", "|---|---|---|"]
+    for name in NAMES:
+        own = dataclasses.replace(settings, optimizer=name)
+        for what, environment in ALLOCATORS.items():
+            found = json.loads(myself(own, "pair", environment))
+            (base, least), (plain, recorded) = found[0], found[-1]
+            more = "" if name == "sgd" else f"**{(recorded - least) / base:.2f}**"
+            lines.append(f"| {name} | {what} | {_times(plain, recorded)} | {more} |")
+        spent.append(f"| {name} | {_peaks(own)} |")
+    return [*lines, "", *spent]
+
+
+def _times(plain: float, recorded: float) -> str:
+    return f"{plain * 1e3:.0f} | {recorded * 1e3:.0f} | **{recorded / plain:.2f}**"
+
+
+def _peaks(settings: Settings) -> str:
+    return " | ".join(f"{float(myself(settings, part)):.2f}" for part in ("plain", "recorded"))
 
 
 def myself(settings: Settings, part: str, environment: Mapping[str, str] = MappingProxyType({})) -> str:
     """Another part of the benchmark in a process of its own."""
     command = [sys.executable, __file__, "--part", part]
-    for field in dataclasses.fields(Settings):
-        if field.name in ("threads", "rounds", "device", "model", "run") and getattr(settings, field.name) is not None:
-            command += [f"--{field.name}", str(getattr(settings, field.name))]
+    for name in ("threads", "rounds", "device", "model", "optimizer", "run"):
+        if (value := getattr(settings, name)) is not None:
+            command += [f"--{name}", str(value)]
     command += ["--toy"] if settings.toy else []
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
     return done.stdout.strip()

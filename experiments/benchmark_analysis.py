@@ -1,14 +1,13 @@
-"""Benchmark rows of what reads a run: tallies, ablation sweeps, bigram shifts, the ledger."""
+"""Benchmark rows of what reads a run of the post's model: tallies, ablation sweeps, bigram shifts, the ledger."""
 
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark_setup import Setup, measure, peak_memory, plain_step, setup_of
+from benchmark_setup import Setup, measure, peak_memory, plain_step, restart_peak, setup_of
 from benchmark_steps import decoder_step
 
 from devinterp_func import bigram, credit, models, neurons, stats, units
@@ -74,7 +73,7 @@ def bigram_lines(run: Run, n_steps: int = 10, n_places: int = 4) -> list[str]:
     for place in chosen:
         for move in run.moves(place, min(place + n_steps, run.n_steps)):
             matrices = decoder_step(run.graph, move)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+            restart_peak()
             memory, began = peak_memory(), time.perf_counter()
             bigram.top_shifts(*matrices, k=min(100, run.graph.vocab_size**2))
             between = time.perf_counter()
@@ -99,14 +98,18 @@ def ledger_lines(run: Run) -> list[str]:
     small += [f"effect:{unit}:0 {words[0]}" for unit in projections[:2]]
     small += [f"next:{' '.join(words[:-1])} => {words[-1]}", f"bigram:{words[0]} {words[1]}"]
     sets = {"the loss on 20 texts": ["loss"], "eight small probes, those of texts on the same 20": small}
+    return followed_lines(run, step, sets, setup_like(run))
+
+
+def followed_lines(run: Run, step: int, sets: dict[str, list[str]], setup: Setup) -> list[str]:
+    """A table of what following each set of probes costs at a step that begins with a snapshot."""
 
     def replayed(captured: units.Patterns, followed: list[probes.Probe]) -> None:
         (move,) = run.moves(step, step + 1, captured)
         if followed:  # a walk knows the probes' values from the step before
             credit.split_change(move, followed, 3, before=torch.zeros(len(followed)))
 
-    rows: dict[str, Callable[[], object]] = {"plain": plain_step(setup_like(run))}
-    rows["replayed"] = partial(replayed, (), [])
+    rows: dict[str, Callable[[], object]] = {"plain": plain_step(setup), "replayed": partial(replayed, (), [])}
     for what, forms in sets.items():
         followed = [credit.parse_probe(form, run, key=0) for form in forms]
         rows[what] = partial(replayed, units.EVERY, followed)

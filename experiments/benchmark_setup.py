@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import benchmark_optimizers
 import numpy as np
 import torch
 from presets import PRE_NORM_LR, Kind, model_of
@@ -72,6 +73,11 @@ def toy_or_post(kind: Kind, toy: bool, device: str) -> Setup:
     return setup_of(kind, config, recipe, recording, device)
 
 
+def stepped_by(optimizer: benchmark_optimizers.Name, setup: Setup) -> Setup:
+    """The setup of SGD with another optimizer instead."""
+    return setup._replace(recipe=benchmark_optimizers.recipe_with(optimizer, setup.recipe, setup.graph))
+
+
 class Plain(torch.nn.Module):
     """The same model as a person would write it with torch's own modules."""
 
@@ -114,17 +120,32 @@ def plain_module(setup: Setup, causal: bool = True) -> torch.nn.Module:
 
 
 def plain_step(setup: Setup) -> Row:
-    """Forward, backward, clipping and update of the plain module."""
+    """Forward, backward, clipping and update of the plain module by torch's own optimizers."""
     model = plain_module(setup)
-    optimizer = torch.optim.SGD(model.parameters(), lr=setup.recipe.lr)
+    optimizers = benchmark_optimizers.torch_optimizers(setup.recipe, named_as_units(model, setup))
 
     def step() -> None:
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         cross_entropy(model, setup).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), setup.recipe.max_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     return step
+
+
+def named_as_units(model: torch.nn.Module, setup: Setup) -> list[tuple[str, torch.nn.Parameter]]:
+    """The plain module's weights by the names of the units that they are: some have a container's in front of it.
+
+    Raises:
+        ValueError: they are not the model's.
+    """
+    container = "layers." if setup.kind == "post" else "model."
+    found = [(name.removeprefix(container), weight) for name, weight in model.named_parameters()]
+    if {name: weight.shape for name, weight in found} != {name: w.shape for name, w in setup.params.items()}:
+        raise ValueError(f"the plain module of {setup.kind} has not the weights of {setup.model.name}")
+    return found
 
 
 def cross_entropy(model: torch.nn.Module, setup: Setup) -> torch.Tensor:
@@ -154,11 +175,16 @@ def peak_memory() -> float:
 def peak_above(make: Callable[[], Row]) -> float:
     """How much more memory a row takes at most, GB, than the process had before it was made."""
     before = resident_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    restart_peak()
     row = make()
     for _ in range(3):
         row()
     return peak_memory() - before
+
+
+def restart_peak() -> None:
+    """``peak_memory`` is that from here on."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_memory() -> float:

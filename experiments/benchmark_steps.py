@@ -4,6 +4,7 @@ import dataclasses
 import tempfile
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from benchmark_setup import Row, Setup, measure, peak_memory, setup_of
 
 from devinterp_func import bigram, optim, per_example, records, text, training
 from devinterp_func.graph import Graph
+from devinterp_func.records import Progress
 from devinterp_func.training import Move
+from devinterp_func.tree import Params
 
 
 def stages(setup: Setup) -> dict[str, Row]:
@@ -24,9 +27,13 @@ def stages(setup: Setup) -> dict[str, Row]:
         batch = setup.tokens, setup.targets
         return per_example.capture(setup.graph, setup.params, *batch, masks=setup.masks, buffer=setup.logits)
 
-    found = capture()
-    _, info = optim.update(setup.params, found.mean_grads, lr=recipe.lr, max_norm=recipe.max_norm)
-    factors = optim.delta_factors(found.factors, info, recipe.batch_size)
+    found, memory = capture(), recipe.optimizer.init(setup.params)
+
+    def update() -> tuple[Params, optim.State, optim.Split]:
+        return recipe.optimizer.update(setup.params, found.mean_grads, memory, recipe.lr, recipe.max_norm)
+
+    _, _, split = update()
+    factors = optim.delta_factors(found.factors, split, recipe.batch_size)
     buffer = records.delta_buffer(factors)
     flat = per_example.form_flat(factors, buffer)
     sizes = {name: per_example.size_of(factor) for name, factor in factors.items()}
@@ -34,12 +41,13 @@ def stages(setup: Setup) -> dict[str, Row]:
     return {
         "dropout masks": lambda: training.masks_of(setup.graph, recipe, 0, setup.datum),
         "forward, backward, batch gradient": capture,
-        "clip and update": lambda: optim.update(setup.params, found.mean_grads, lr=recipe.lr, max_norm=recipe.max_norm),
+        "clip and update": update,
         "all per-datum deltas": lambda: per_example.form_flat(
-            optim.delta_factors(found.factors, info, recipe.batch_size), buffer
+            optim.delta_factors(found.factors, split, recipe.batch_size), buffer
         ),
         "exact top k": lambda: per_example.select(flat, setup.recording.k),
         "token positions": lambda: per_example.leading_positions(factors, sizes, parameter),
+        "sizes of present, past and decay": split.sizes,
     }
 
 
@@ -117,12 +125,19 @@ def growth_lines(setup: Setup, rounds: int) -> list[str]:
 
 def record_some(setup: Setup) -> str:
     """Records steps as a capture does; says peak memory and the share of time spent writing."""
-    stream = setup.data.tokens.flatten()
-    words = ("<unk>", *(f"w{i}" for i in range(1, setup.config.vocab_size)))
-    corpus = text.Corpus("zipf", text.Vocab(words), stream, stream[:2000], stream[:2000])
     with tempfile.TemporaryDirectory() as folder:
-        began, parts = time.perf_counter(), (corpus, setup.model, setup.recipe, setup.recording)
-        for now in records.record(Path(folder) / "run", *parts, device=setup.device):
+        began = time.perf_counter()
+        for now in recorded(setup, Path(folder) / "run"):
             writing = now.writing
         share = writing / (time.perf_counter() - began)
     return f"{peak_memory():.2f} GB at most, {share:.2%} of the time spent writing"
+
+
+def recorded(setup: Setup, run: Path, n_steps: int | None = None, every: int | None = None) -> Iterator[Progress]:
+    """Trains on text of Zipf's law into a run directory, ``n_steps`` with a snapshot every so many."""
+    stream = setup.data.tokens.flatten()
+    words = ("<unk>", *(f"w{i}" for i in range(1, setup.config.vocab_size)))
+    corpus = text.Corpus("zipf", text.Vocab(words), stream, stream[:2000], stream[:2000])
+    recipe = setup.recipe if n_steps is None else dataclasses.replace(setup.recipe, n_steps=n_steps)
+    recording = setup.recording if every is None else dataclasses.replace(setup.recording, snapshot_every=every)
+    return records.record(run, corpus, setup.model, recipe, recording, device=setup.device)

@@ -1,8 +1,10 @@
 """Train the language model and record what every datum did to every captured weight at every step.
 
-    python experiments/capture.py                                                   # demo: a minute or two, no download
-    python experiments/capture.py --corpus wikitext2 --preset post --out runs/post  # the post's run: an hour or two
-    python experiments/capture.py --model gpt2 --steps 100 --out runs/demo-gpt2     # another model of the same sizes
+    python experiments/capture.py                                                       # a minute or two, no download
+    python experiments/capture.py --corpus wikitext2 --preset post --out runs/post      # the post's run: an hour or two
+    python experiments/capture.py --model gpt2 --steps 100 --out runs/demo-gpt2         # another model
+    python experiments/capture.py --optimizer adamw --steps 100 --out runs/demo-adamw   # another optimizer
+    python experiments/capture.py --corpus wikitext2 --preset modern --out runs/modern  # the same with AdamW
 
 Interrupted or killed, the same command goes on where it stopped, and the run directory ends up the same, bit for bit.
 """
@@ -10,19 +12,20 @@ Interrupted or killed, the same command goes on where it stopped, and the run di
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import stage
 import torch
 import tyro
-from presets import PRE_NORM_LR, PRESETS, Kind, model_of
+from presets import PRESETS, Kind, model_of, training_of
+from torch import Tensor
 
-from devinterp_func import batches, checks, per_example, records, text, training, units
+from devinterp_func import batches, checks, optim, per_example, records, text, training, units
 from devinterp_func import graph as graphs
 from devinterp_func.models import Config, Model
-from devinterp_func.records import Recording
+from devinterp_func.records import Recording, Run
 from devinterp_func.show import terminal, words
 from devinterp_func.text import Corpus
 from devinterp_func.training import Recipe
@@ -35,15 +38,30 @@ class Settings:
     corpus: str = "python_docs"  # wikitext2, python_docs, planted, or the path of a UTF-8 text file
     tokenizer: str = "basic_english"  # or the path of a tokenizer.json, such as of experiments/tokenizer.py
     model: Kind = "post"  # the post's transformer, or one of Hugging Face's of the preset's sizes
-    preset: Literal["demo", "post"] = "demo"  # a small model and 400 steps, or the post's 12.27 M parameters, 5 epochs
+    preset: Literal["demo", "post", "modern"] = "demo"
+    """A small model and 400 steps; the post's 12.27 M parameters, 5 epochs; the same with AdamW, warm-up and cosine."""
     out: Path = Path("runs/demo")  # the run directory: new, or one that the same command began
     seed: int = 0  # fixes initial weights, order of the data and dropout
     context: int | None = None  # tokens a datum
     batch_size: int | None = None  # data a step
     epochs: int | None = None  # passes over the training data
     steps: int | None = None  # stop after so many steps in all
-    lr: float | None = None  # the learning rate in the first epoch; Hugging Face's models: 1
-    gamma: float | None = None  # its factor after each epoch
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] | None = None
+    """If another than the preset's, then with usual settings and, but for sgd, a cosine down to 0.1 after a warm-up."""
+    momentum: float | None = None  # of sgd and muon
+    nesterov: bool | None = None  # of sgd and muon
+    betas: tuple[float, float] | None = None  # of adam and adamw, which muon leaves embedding, head and vectors to
+    eps: float | None = None  # of adam and adamw
+    weight_decay: float | None = None  # of matrices
+    decay_all: bool = False  # ... and of biases and norms
+    undecayed: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # pattern of other units without; repeatable
+    lr: float | None = None
+    """The learning rate at its highest. By default the preset's; another optimizer's is 0.001, sgd's 5, with Hugging
+    Face's models 1; sgd with a momentum takes 1 - momentum of it."""
+    schedule: Literal["constant", "step", "linear", "cosine"] | None = None  # how it goes on
+    gamma: float | None = None  # step: its factor after each epoch
+    warmup: int | None = None  # steps in which it rises
+    end: float | None = None  # linear, cosine: the share of it that is left at the end
     max_norm: float | None = None  # gradients of a larger norm are clipped to it; inf clips none
     k: int | None = None  # outliers recorded for each datum, or each step
     per: Literal["datum", "step"] | None = None  # whether k counts for each datum, or for the step as a whole
@@ -64,29 +82,33 @@ def main(settings: Settings) -> None:
         torch.use_deterministic_algorithms(True)
     corpus = text.load(settings.corpus, settings.tokenizer)
     sizes, recipe, recording = PRESETS[settings.preset]
-    if settings.model != "post":
-        recipe = replace(recipe, lr=PRE_NORM_LR)
     recipe, recording = chosen(recipe, settings, n_steps=settings.steps), chosen(recording, settings)
     model = model_of(settings.model, Config(len(corpus.vocab), **sizes), recipe.context)
+    n_data = batches.n_data(batches.chunk(corpus.train, recipe.context))
+    recipe = training_of(settings, recipe, model, training.total_steps(recipe, n_data))
     what = corpus, model, recipe, recording
     n_steps = records.prepare(settings.out, *what, settings.device)["n_steps"]  # mistakes end here, before any work
     before = max(records.snapshots(settings.out), default=0) if (settings.out / "params").is_dir() else 0
     say_plan(settings, *what, n_steps - before)
-    worst, writing, began = 0.0, 0.0, time.perf_counter()
+    worst, least, writing, began = 0.0, torch.tensor(torch.inf), 0.0, time.perf_counter()
     steps = records.record(settings.out, *what, device=settings.device, check_law=settings.check_law)
     for now in terminal.watched(steps, n_steps, lambda now: f"loss {now.record.loss.mean():.3f}", first=before):
         worst, writing = max(worst, now.missed), now.writing
+        least = torch.minimum(least, now.record.split.along.sum(-1))  # squared sizes of the units' changes
     seconds = time.perf_counter() - began
     stage.say(f"{seconds:.1f} s, of these {writing / seconds:.2%} waiting for the disk")
-    if settings.check_law:
-        stage.say(f"the law: the deltas' sum misses the update by at most {worst:.1e} of it")
-    summarise(settings.out)
+    run = records.open(settings.out)
+    if settings.check_law and n_steps > before:
+        stage.say(f"the law: the sum of present, past and decay misses the change by at most {worst:.1e} of it;")
+        stage.say(f"rounding the weights alone, eps ‖w‖ / ‖w' − w‖, is up to {rounding(run, least):.1e} of it")
+    summarise(run)
 
 
 def chosen(preset: Any, settings: Settings, **renamed: Any) -> Any:
     """A preset with the options that were given."""
     given = vars(settings) | renamed
-    names = [name for name in vars(preset) if given.get(name) not in (None, ())]
+    own = {"optimizer", "schedule", "lr"}  # of training_of
+    names = [name for name in vars(preset) if given.get(name) not in (None, ()) and name not in own]
     return replace(preset, **{name: given[name] for name in names})
 
 
@@ -98,22 +120,42 @@ def say_plan(
     params = {name: w.to(settings.device) for name, w in training.initial(model, recipe).items()}
     graph = graphs.of(model.loss, params, *(part[0].to(settings.device) for part in data))
     trial = training.moves(graph, params, data, recipe, captured=recording.units, stop=2)
-    (began, _), (ended, made) = [(time.perf_counter(), records.to_record(move, recording)) for move in trial]
+    (began, _, _), (ended, made, move) = [(time.perf_counter(), records.to_record(m, recording), m) for m in trial]
     captured = {name: graph.shapes[name] for name in graphs.choose(graph, recording.units)}
     P = units.n_parameters(graph.shapes)
     stage.say(f"{corpus}\n{model.name}: {P:,} parameters, {units.n_parameters(captured):,} captured")
-    size = n_steps * records.n_bytes(made) + (n_steps // recording.snapshot_every + 2) * 4 * P
+    stage.say(words.training_words(vars(recipe) | plain(recipe)))
+    memory = sum(x.nbytes for buffers in move.state.buffers.values() for x in buffers.values())
+    size = n_steps * records.n_bytes(made) + (n_steps // recording.snapshot_every + 2) * (4 * P + memory)
     free = shutil.disk_usage(next(p for p in settings.out.absolute().parents if p.exists())).free
     stage.say(f"{n_steps:,} steps of {recipe.batch_size} data: about {n_steps * (ended - began) / 60:.1f} minutes,")
     stage.say(f"about {size / 1e9:.2f} GB in {settings.out}; {free / 1e9:.2f} GB are free there")
 
 
-def summarise(path: Path) -> None:
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """Schedule and optimizer as a manifest holds them."""
+    return {"schedule": asdict(recipe.schedule), "optimizer": optim.to_dict(recipe.optimizer)}
+
+
+def rounding(run: Run, least: Tensor) -> float:
+    """What rounding to the weights' precision is of the smallest change of a captured unit.
+
+    Args:
+        run: whose last weights' sizes are taken.
+        least: of every unit, the smallest squared size of a change.
+    """
+    params = run.params()
+    changes = dict(zip(params, least.sqrt().tolist(), strict=True))
+    of = [(params[unit], changes[unit]) for unit in run.shapes if changes[unit]]
+    return max((float(w.norm()) * torch.finfo(w.dtype).eps / change for w, change in of), default=0.0)
+
+
+def summarise(run: Run) -> None:
     """Verifies the run and says what it holds, how training went, and what moved the weights most at the end."""
-    run = records.open(path)
     stage.say(f"{run}: {records.verify(run)}")
     curve, console = run.curve(), terminal.console()
-    console.print(terminal.sparkline(curve.loss), terminal.loss_table(curve, records.read_evaluations(run)))
+    rates = [training.learning_rate(run.recipe, run.n_data, step) for step in range(run.n_steps)]
+    console.print(terminal.sparkline(curve.loss), terminal.loss_table(curve, records.read_evaluations(run), rates))
     last = records.read(run, run.n_steps - 1)
     stage.say(f"The largest shifts that single data made in step {last.step}:")
     largest = per_example.top_k_of_step(last.outliers, 5)

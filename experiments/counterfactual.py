@@ -2,9 +2,11 @@
 
     python experiments/counterfactual.py runs/demo --steps 2
 
-At steps spread over the run (those that begin at a snapshot) the change of a few probes is estimated from gradients at
-the start, at the end, and by quadrature; and the loss on other texts is measured again with each datum left out of the
-step. First-order influence scores are "gradient at the start".
+At steps spread over the run (those that begin at a snapshot, and the ones after) the change of a few probes is
+estimated from gradients at the start, at the end, and by quadrature, past and decay included; and the loss on other
+texts is measured again with each datum left out of the step. To leave it out is to take its delta away; where the
+optimizer remembers, the step is also rerun without it, its gain (clip coefficient and memory) following. First-order
+influence scores are "gradient at the start".
 """
 
 from dataclasses import dataclass
@@ -26,13 +28,16 @@ from devinterp_func.show import tables, terminal, words
 from devinterp_func.stats import Estimate
 
 HELD_OUT, TRAINING = "loss, validation", "loss, other training data"  # probes whose data are left out one by one
+TAKEN, RERUN = "delta taken away", "step rerun"  # what it is to leave a datum out
+Truth = dict[str, dict[str, list[Tensor]]]
+"""Probe -> what it is to leave a datum out -> the effects of each step."""
 
 
 @dataclass(frozen=True)
 class Settings:
     run: tyro.conf.Positional[Path]  # the run directory
     out: Path | None = None  # where the results go; by default beside the run, RUN-results
-    steps: int = 25  # so many steps, spread over the run's snapshots, as far as there are snapshots
+    steps: int = 25  # so many steps, spread over the run's snapshots
     texts: int = 20  # of each loss probe
     nodes: tuple[int, ...] = (1, 2, 3, 4)  # of the quadrature, that are compared
     seed: int = 0  # of the draws and the bootstrap
@@ -48,16 +53,20 @@ def main(settings: Settings) -> Path:
     followed = chosen_probes(run, settings.texts, key)
     if work.done:
         return work.folder
-    starts = [step for step in run.snapshots if step < run.n_steps]
-    places = torch.linspace(0, len(starts) - 1, min(settings.steps, len(starts))).long().tolist()
+    steps = chosen_steps(run, settings.steps)
     found: list[dict[int, Entries]] = []
-    truth: dict[str, list[Tensor]] = {HELD_OUT: [], TRAINING: []}
+    kinds = (TAKEN, RERUN) if run.recipe.optimizer.remembers else (TAKEN,)
+    truth: Truth = {name: {kind: [] for kind in kinds} for name in (HELD_OUT, TRAINING)}
     norms: list[Tensor] = []
-    for place in terminal.watched(places, len(places), "leaving data out"):
-        (move,) = run.moves(starts[place], starts[place] + 1, units.EVERY)
+    for step in terminal.watched(steps, len(steps), "leaving data out"):
+        (move,) = run.moves(step, step + 1, units.EVERY)
         found.append(credit.split_by_nodes(move, list(followed.values()), nodes, at_start=True))
         for name, effects in truth.items():
-            effects.append(credit.leave_one_out(move, followed[name]).cpu())
+            effects[TAKEN].append(credit.leave_one_out(move, followed[name]))
+        if RERUN in kinds:
+            each = credit.rerun_without(move, [followed[name] for name in truth], run.recipe)
+            for effects, own in zip(truth.values(), each, strict=True):
+                effects[RERUN].append(own)
         norms.append(per_example.delta_norms(move.factors).double().cpu())
     by_nodes = {m: Entries(*tree.stack([entries[m] for entries in found])) for m in nodes}
     missed = tables.completeness_frame(credit.completeness(by_nodes, key=key), list(followed))
@@ -70,17 +79,33 @@ def main(settings: Settings) -> Path:
     return work.finish()
 
 
+def chosen_steps(run: Run, n: int) -> list[int]:
+    """n steps spread over the run: those that begin at a snapshot, and where these are fewer, the ones that follow."""
+    starts = [step for step in run.snapshots if step < run.n_steps]
+    if n <= len(starts):
+        return [starts[place] for place in torch.linspace(0, len(starts) - 1, n).long().tolist()]
+    found = {starts[i % len(starts)] + i // len(starts) for i in range(n)}
+    return sorted(step for step in found if step < run.n_steps)
+
+
 def agreements(
-    entries: Entries, truth: dict[str, list[Tensor]], norms: list[Tensor], names: list[str], key: keys.Key
-) -> dict[str, dict[str, Estimate]]:
-    """Rank agreement of each score with the truth, for each probe whose data were left out."""
+    entries: Entries, truth: Truth, norms: list[Tensor], names: list[str], key: keys.Key
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Rank agreement of each score with each truth, for each probe whose data were left out."""
     found = {}
-    for name, effects in truth.items():
+    for name, kinds in truth.items():
         amounts = {"marginal": entries.marginal, "credit": entries.credit, "gradient at the start": entries.at_start}
         scores = {score: x[:, names.index(name)].sum(-1) for score, x in amounts.items()}
         scores["norm of the datum's delta"] = -torch.stack(norms)  # a large delta is thought to lower a loss
         scores["random"] = keys.uniform(scores["credit"].shape, 0.0, 1.0, key=keys.fold_in(key, "random")).double()
-        found[name] = credit.rank_agreement(scores, torch.stack(effects), key=key)
+        if RERUN in kinds:
+            scores[TAKEN] = torch.stack(kinds[TAKEN])
+        found[name] = {
+            kind: credit.rank_agreement(
+                {score: x for score, x in scores.items() if score != kind}, torch.stack(effects), key=key
+            )
+            for kind, effects in kinds.items()
+        }
     return found
 
 

@@ -4,8 +4,8 @@
     python experiments/directions.py runs/demo --start 100 --stop 200         # between two snapshots
 
 For every unit of the layers: its leading singular pairs, the single weights that changed most, and random rotations as
-the control. Each one's change is split over target and input tokens, and how far these are from the usual tokens is
-compared.
+the control. What the data of the steps did to each one is split over target and input tokens, and how far these are
+from the usual tokens is compared. Past and decay, where the optimizer remembers or decays, are no token's.
 """
 
 from dataclasses import dataclass, replace

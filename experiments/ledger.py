@@ -5,8 +5,9 @@
 
 Probes: loss; next:WORDS => WORD (its log-probability); bigram:WORD WORD; norm:NEURON; effect:NEURON WORD;
 head:LAYER.HEAD PATTERN, where the pattern is previous, same, induction or bracket. Interrupted, the same command goes
-on where it stopped. Credits add up to what the probe really did; their sign is that of the probe's change. Tables hold
-all ledgers of a run; a probe's figure, ledger_PROBE.svg, is of its last one.
+on where it stopped. With past (earlier data's, through the optimizer's memory) and weight decay, credits add up to what
+the probe really did; their sign is that of the probe's change. Tables hold all ledgers of a run; a probe's figure,
+ledger_PROBE.svg, is of its last one.
 """
 
 from dataclasses import dataclass
@@ -80,7 +81,10 @@ def show(work: stage.Stage, probe: dict[str, pl.DataFrame]) -> None:
     """What a probe's ledger says, in words."""
     [row] = tables.ledger_summary(probe["ledger_courses"]).iter_rows(named=True)
     began, ended = (f"{row[f'at the {end}']:.4g} before step {row[step]:,}" for end, step in ENDS)
-    work.say(f"\n{row['probe']}: {began}, {ended}; its credits miss {row['missed']:.2%} of Σ|Δf|")
+    rest = {name: row[name] for name in ("past", "decay") if row[name]}
+    told = "".join(f"{name} {amount:+.4g}; " for name, amount in rest.items())
+    books = f"its credits{', past and decay' if rest else ''} miss {row['missed']:.2%} of Σ|Δf|"
+    work.say(f"\n{row['probe']}: {began}, {ended}; {told}{books}")
     shown = {name: frame.drop(tables.LEDGER_KEY) for name, frame in probe.items()}
     courses, vocab = shown["ledger_courses"], work.run.corpus.vocab
     work.show(courses.gather_every(max(1, len(courses) // 12)), "over training", 14)

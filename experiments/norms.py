@@ -4,9 +4,10 @@
     python experiments/norms.py runs/demo --axis both --stop 100   # rows too, in the same replay
 
 Every step is replayed once. What it adds to a neuron's squared norm is split over its token positions: as credits,
-which explain it exactly, and in first order, which leaves a remainder to no token. Of the columns the amounts of all
-target tokens are kept; skill.py, run after this, judges those of the whole run among the other rankings. With the
-post's model a replay of both axes takes 5 GB of memory.
+which explain it exactly but for past (earlier data's, through the optimizer's memory) and weight decay; and in first
+order, which leaves a remainder to no token. Of the columns the amounts of all target tokens are kept; skill.py, run
+after this, judges those of the whole run among the other rankings. With the post's model a replay of both axes takes
+5 GB of memory.
 """
 
 from collections import deque
@@ -78,7 +79,8 @@ def keep(work: stage.Stage, growth: NormGrowth, start: int, stop: int) -> None:
         results.write_arrays(work.folder, work.name, arrays)
         results.write_arrays(work.folder, work.name.replace("norms", "norms_first_order", 1), first_order)
     said = f"squared norms of {LINES[axis]}, steps {start:,} to {stop:,}"
-    work.show(units.select("unit", "before", "growth", "first order", "remainder", "missed"), said)
+    rest = [name for name in ("past", "decay") if (units[name] != 0).any()]
+    work.show(units.select("unit", "before", "growth", "first order", "remainder", *rest, "missed"), said)
     order = neurons.select("neuron", "growth").sort("growth", descending=True)
     shown = token_words(tokens, work.run.corpus.vocab).select("neuron", "built by", "worn down by")
     told = order.join(shown, on="neuron", how="left", maintain_order="left")

@@ -3,10 +3,10 @@
     python experiments/phases.py runs/demo                          # about as long as it took to train
     python experiments/phases.py runs/demo --stop 100 --window 10   # its beginning, in short windows
 
-Every step is replayed and measured: how large it is, how its data agree, how few of them make it, and what the model
-can predict by then. Several runs of one text, such as seeds, are compared: do their change points agree? Interrupted,
-the same command goes on where it stopped. What was measured at every step is in RUN-results/phases of each run, tables
-and figures in the results of the first.
+Every step is replayed and measured: how much its data did (past and decay, where the optimizer remembers or decays, are
+left out), how they agree, how few of them do most, and what the model can predict by then. Several runs of one text,
+such as seeds, are compared: do their change points agree? Interrupted, the same command goes on where it stopped. What
+was measured at every step is in RUN-results/phases of each run, tables and figures in the results of the first.
 """
 
 from dataclasses import dataclass

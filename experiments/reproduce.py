@@ -2,6 +2,7 @@
 
     python experiments/reproduce.py                                                        # five minutes, no download
     python experiments/reproduce.py --corpus wikitext2 --preset post --run runs/post       # the post's run: two hours
+    python experiments/reproduce.py --corpus wikitext2 --preset modern --run runs/modern   # the same with AdamW
 
 The report is RUN-results/report.html, one file to open in a browser.
 """
@@ -30,8 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {
 class Settings:
     corpus: str = "python_docs"
     """wikitext2, python_docs, planted, or the path of a UTF-8 text file."""
-    preset: Literal["demo", "post"] = "demo"
-    """demo: a small model and small samples. post: the post's model, five epochs, and its sample sizes."""
+    preset: Literal["demo", "post", "modern"] = "demo"
+    """demo: a small model and small samples. post: the post's model, five epochs. modern: the same with AdamW."""
     run: Path = Path("runs/demo")
     """The run directory: new, or one that the same command began."""
     out: Path | None = None

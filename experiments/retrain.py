@@ -4,7 +4,8 @@
     python experiments/retrain.py runs/demo --start 300 --steps 20 --shares 0.1 --draws 2 --probe "bigram:of the"
 
 Beside the credits: the norms of the data's deltas, and random draws. Measured are the probes and the loss on other
-validation texts, after the same steps and after one more step on chosen data alone (without dropout). To help is to
+validation texts, after the same steps and after one more step on chosen data alone (without dropout). The optimizer's
+memory is carried through both. To help is to
 lower a loss and to raise any other probe. Interrupted, the same command goes on; shares, draws and scores can be added.
 """
 
@@ -58,12 +59,12 @@ def main(settings: Settings) -> Path:
         return work.folder
     amounts = credited(settings, run, followed[:-1], window, work.folder / stem)
     scores, intact = amounts.scores(names, settings.scores), credit.retrain(window)
-    before, end = (credit.probe_values(followed, params) for params in (window.params, intact))
+    before, end = (credit.probe_values(followed, params) for params in (window.params, intact.params))
     wanted, table = credit.removals(scores, settings.shares, settings.draws, key=key), f"{stem}-outcomes"
     outcomes = results.add_rows(work.folder, table, tables.OUTCOMES, schema.frame(tables.OUTCOMES, []))
     todo = tables.missing_choices(wanted, end, outcomes)
     for choice in terminal.watched(todo, len(todo), "retraining"):
-        effects = credit.probe_changes(followed, credit.retrain(window, wanted[choice]), end)
+        effects = credit.probe_changes(followed, credit.retrain(window, wanted[choice]).params, end)
         predicted = tables.named_predictions(amounts.predicted(wanted[choice]), names)
         rows = tables.outcome_frame(choice, int(wanted[choice].sum()), effects, predicted)
         outcomes = results.add_rows(work.folder, table, tables.OUTCOMES, rows)  # an interrupted call's stay

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from devinterp_func import models, per_example
 from devinterp_func.graph import Masks
 from devinterp_func.models import Config
-from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Sum
+from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Scaled, Sum
 from devinterp_func.tree import Params, Tree
 
 Entry = tuple[int, int]  # (datum, number of a parameter)
@@ -173,6 +173,8 @@ def token_parts(factor: Factor) -> Tensor:
     """(n, C, ...): each position's part of each datum's gradient, as the factors' definitions say it."""
     if isinstance(factor, Dense):
         return factor.gradients[:, None]
+    if isinstance(factor, Scaled):
+        return token_parts(factor.factor) * factor.gain
     if isinstance(factor, Sum):
         parts = [token_parts(part) for part in factor.parts]
         shared = all(part.shape == parts[0].shape for part in parts)

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from devinterp_func import models, records, text
 from devinterp_func.models import Config
+from devinterp_func.optim import Sizes
 from devinterp_func.per_example import Outliers
 from devinterp_func.records import StepRecord, _store
 
@@ -37,6 +38,7 @@ def step_record(
     delta=torch.float32,
     position=torch.uint8,
     numbers=(5.0, 0.75, 0.5),
+    units=2,
     seed=0,
 ):
     """A record whose tensors' bits are drawn from (seed, step); ``factors`` are (unit, name, C, width)."""
@@ -54,7 +56,8 @@ def step_record(
         stored.setdefault(unit, {})[name] = bits((n, context, width), torch.float32, rng)
     lr, clip, grad_norm = numbers
     data, losses = bits((n,), torch.int64, rng), bits((n,), loss, rng)
-    return StepRecord(step, step // 4, step % 4, lr, clip, grad_norm, data, losses, found, stored)
+    split = Sizes(bits((units, 3), torch.float32, rng), bits((units, 3), torch.float32, rng))
+    return StepRecord(step, step // 4, step % 4, lr, clip, grad_norm, data, losses, split, found, stored)
 
 
 def step_records(start, stop, **settings):
@@ -137,6 +140,7 @@ def record_settings():
             "delta": st.sampled_from([torch.float32, torch.float64, torch.float16]),
             "position": st.sampled_from([torch.uint8, torch.int16]),
             "numbers": st.tuples(st.floats(), st.floats(), st.floats()),
+            "units": st.integers(0, 3),
             "seed": st.integers(0, 2**32),
         }
     )

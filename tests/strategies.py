@@ -19,7 +19,7 @@ from torch import Tensor
 from devinterp_func import graph, keys, models, per_example
 from devinterp_func.graph import Graph, Masks
 from devinterp_func.models import Config
-from devinterp_func.per_example import Bias, Capture, Dense, Factor, Gain, Lookup, Outer, Sum
+from devinterp_func.per_example import Bias, Capture, Dense, Factor, Gain, Lookup, Outer, Scaled, Sum
 from devinterp_func.tree import Params
 
 few = settings(max_examples=25, deadline=None)  # for laws that take milliseconds
@@ -163,12 +163,15 @@ def mixed_arrays(draw: st.DrawFn, depth: int = 2) -> dict[str, Part]:
 @st.composite
 def uses(draw: st.DrawFn, n: int, shape: tuple[int, ...], depth: int = 0, positions: int | None = None) -> Part:
     """A use of a unit, or several of them ``depth`` sums deep."""
-    kind = draw(st.sampled_from([Outer, Bias, Gain, Lookup, Dense] + [Sum] * 2 * min(depth, 1)))
+    kind = draw(st.sampled_from([Outer, Bias, Gain, Lookup, Dense, Scaled] + [Sum] * 2 * min(depth, 1)))
     if kind is Sum:
         return Sum, [draw(uses(n, shape, depth - 1)) for _ in range(draw(st.integers(1, 3)))]
     if kind is Dense:
         return Dense, {"gradients": draw(integers((n, *shape)))}
-    return kind, draw(fields_of(kind, n, shape, positions or draw(st.sampled_from([1, 2, 2, 3]))))
+    context = positions or draw(st.sampled_from([1, 2, 2, 3]))
+    if kind is Scaled:
+        return Scaled, {"factor": draw(fields_of(Outer, n, shape, context)), "gain": draw(integers(shape))}
+    return kind, draw(fields_of(kind, n, shape, context))
 
 
 @st.composite
@@ -196,6 +199,10 @@ def factor_of(part: Part, dtype: torch.dtype = torch.float64) -> Factor:
     kind, fields = part
     if kind is Sum:
         return Sum(tuple(factor_of(part, dtype) for part in fields))
+    if kind is Scaled:
+        outer = factor_of((Outer, fields["factor"]), dtype)
+        assert isinstance(outer, Outer)
+        return Scaled(outer, fields["gain"].to(dtype))
     floating = {name: x.to(dtype) for name, x in fields.items() if isinstance(x, Tensor) and x.is_floating_point()}
     return kind(**fields | floating)
 

@@ -56,6 +56,47 @@ def test_positive_numbers_are_finite_unless_infinity_means_something(value):
             checks.positive("max_norm", value, infinite=True)
 
 
+@pytest.mark.parametrize("values", [(0, 0.5), [0, np.float32(0.5)], torch.tensor([0.0, 0.5]), iter((0, 0.5))])
+def test_numbers_become_a_tuple_of_floats(values):
+    found = checks.numbers("betas", values, 2)
+    assert found == (0.0, 0.5) and type(found) is tuple and {type(x) for x in found} == {float}
+
+
+@pytest.mark.parametrize(("values", "kind"), [((0.5,), ValueError), ((1, 2, 3), ValueError), ((), ValueError)])
+def test_other_than_so_many_numbers_are_refused_by_name(values, kind):
+    with pytest.raises(kind, match=r"betas is \(.*\); it must be 2 numbers"):
+        checks.numbers("betas", values, 2)
+
+
+@pytest.mark.parametrize("values", [0.5, None, "ab", ("a", 1), (True, 0.5), [[1.0, 2.0], 3]])
+def test_what_are_no_numbers_are_refused_by_name(values):
+    with pytest.raises(TypeError, match="betas is .*; it must be 2 numbers"):
+        checks.numbers("betas", values, 2)
+
+
+@pytest.mark.parametrize("value", [True, False, np.bool_(True), np.bool_(False)])
+def test_flags_become_pythons(value):
+    assert checks.flag("nesterov", value) is bool(value)
+
+
+@pytest.mark.parametrize("value", [0, 1, None, "no", "", torch.tensor(True), [True], np.array([True])])
+def test_what_is_no_flag_is_refused_by_name(value):
+    with pytest.raises(TypeError, match=r"nesterov is .*; it must be True or False"):
+        checks.flag("nesterov", value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 2, torch.tensor(0.5)])
+def test_non_negative_numbers_become_floats(value):
+    found = checks.non_negative("end", value)
+    assert found == float(value) and type(found) is float
+
+
+@pytest.mark.parametrize("value", [-1e-300, -1, math.nan, math.inf, -math.inf])
+def test_what_is_negative_or_infinite_is_refused_by_name(value):
+    with pytest.raises(ValueError, match="end is .*; it must be at least 0 and finite$"):
+        checks.non_negative("end", value)
+
+
 @pytest.mark.parametrize("ids", [[], [0], [6, 0, 3], [[0, 6], [5, 5]]])
 def test_ids_of_the_vocabulary_pass(ids):
     checks.token_ids("tokens", torch.tensor(ids, dtype=torch.int64), 7)

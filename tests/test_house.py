@@ -24,11 +24,11 @@ ARROWS: dict[str, set[str]] = {  # room -> the rooms it imports; no more and no 
     "stats": {"checks", "keys"},
     "graph": {"checks", "keys", "tree", "units"},
     "per_example": {"checks", "graph", "tree", "units"},
-    "optim": {"checks", "per_example", "tree"},
+    "optim": {"checks", "per_example", "tree", "units"},
     "training": {"batches", "checks", "graph", "keys", "optim", "per_example", "tree", "units"},
     "records": {"batches", "checks", "graph", "models", "optim", "per_example", "text", "training", "tree", "units"},
     "neurons": {"batches", "checks", "graph", "keys", "records", "stats", "tree", "units"},
-    "bigram": {"batches", "checks", "graph", "keys", "per_example", "records", "stats", "training", "tree"},
+    "bigram": {"batches", "checks", "graph", "keys", "optim", "per_example", "records", "stats", "training", "tree"},
     "credit": {
         "batches",
         "checks",

@@ -18,7 +18,16 @@ from devinterp_func.bigram._follow import Followed, follow
 from devinterp_func.bigram._net import RANKED, NetChange, net_changes
 from devinterp_func.bigram._search import Certificate, TopShifts, top_shifts
 from devinterp_func.bigram._shifts import Shifts, datum_split, shifts, telescope
-from devinterp_func.bigram._spans import LargeShift, Span, SpanSummary, largest_shifts, span_summary, spans
+from devinterp_func.bigram._spans import (
+    LargeShift,
+    Span,
+    SpanCauses,
+    SpanSummary,
+    largest_shifts,
+    span_causes,
+    span_summary,
+    spans,
+)
 from devinterp_func.bigram._units import DecoderUnits, capture_units, decoder_matrices, decoder_units, embedding_scale
 
 __all__ = [
@@ -37,6 +46,7 @@ __all__ = [
     "SEEN_AND_UNSEEN",
     "Shifts",
     "Span",
+    "SpanCauses",
     "SpanSummary",
     "TopShifts",
     "capture_units",
@@ -61,6 +71,7 @@ __all__ = [
     "shift",
     "shifts",
     "shuffled_pairs",
+    "span_causes",
     "span_summary",
     "spans",
     "telescope",

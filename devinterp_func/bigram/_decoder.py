@@ -18,12 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func.per_example import Factor, Lookup, Outer, Sum, form
-
 CHUNK = 2048  # pairs evaluated in float64 at once
 
 Matrix = Float[Tensor, "V d"]  # V tokens, d = d_model
-DatumRows = Float[Tensor, "n p d"]  # of n data, at p pairs
 PairRows = Float[Tensor, "p d"]  # at p pairs
 
 
@@ -41,22 +38,6 @@ class Terms(NamedTuple):
     def __repr__(self) -> str:
         norms = ", ".join(f"{name} {torch.linalg.vector_norm(term):.4g}" for name, term in self._asdict().items())
         return f"Terms{list(self.cross.shape)}(norms: {norms})"
-
-
-class DatumShifts(NamedTuple):
-    """ΔW_UE at p pairs, split over the n data of a step: its columns' sums and ``cross`` add up to ΔW_UE."""
-
-    embedding: Float[Tensor, "n p"]  # W_U ΔW_E,jᵀ: datum j's part of the first term
-    unembedding: Float[Tensor, "n p"]  # ΔW_U,j W_Eᵀ: its part of the second
-    cross: Float[Tensor, "p"]  # ΔW_U ΔW_Eᵀ of the whole step: pairs of data cause it, no datum alone
-
-    def total(self) -> Float[Tensor, "p"]:
-        """ΔW_UE at the pairs."""
-        return self.embedding.sum(0) + self.unembedding.sum(0) + self.cross
-
-    def __repr__(self) -> str:
-        n, p = self.embedding.shape
-        return f"DatumShifts of {n} data at {p} pairs: norm {torch.linalg.vector_norm(self.total()):.4g}"
 
 
 def decoder(W_U: Matrix, W_E: Matrix) -> Float[Tensor, "V V"]:
@@ -111,59 +92,9 @@ def entries(output: Int[Tensor, "p"], input: Int[Tensor, "p"], W_U: Matrix, W_E:
 def check_pairs(output: Int[Tensor, "p"], input: Int[Tensor, "p"], V: int) -> None:
     """Raises a ValueError that names the fault if these are not pairs of tokens 0 to V - 1."""
     for name, token in dict(output=output, input=input).items():
-        _check(name, "shape", tuple(token.shape), (output.numel(),))
+        check_is(name, "shape", tuple(token.shape), (output.numel(),))
         if ((token < 0) | (token >= V)).any():
             raise ValueError(f"{name} has tokens from {token.min()} to {token.max()}; they must be in 0..{V - 1}")
-
-
-def datum_shifts(
-    output: Int[Tensor, "p"],
-    input: Int[Tensor, "p"],
-    W_U: Matrix,
-    W_E: Matrix,
-    dW_U_rows: DatumRows,
-    dW_E_rows: DatumRows,
-) -> DatumShifts:
-    """ΔW_UE at chosen pairs, split over the data of a step.
-
-    Args:
-        output, input: the pairs' output and input tokens, (p,).
-        W_U, W_E: unembedding and embedding before the step, (V, d).
-        dW_U_rows: row ``output[q]`` of datum j's part of the update of W_U, (n, p, d); see ``datum_rows``.
-        dW_E_rows: row ``input[q]`` of datum j's part of the update of W_E, (n, p, d); see ``datum_rows``.
-
-    Raises:
-        ValueError: shapes differ, or a token is not in the vocabulary.
-    """
-    check_matrices(W_U=W_U, W_E=W_E)
-    check_pairs(output, input, len(W_U))
-    for name, rows in dict(dW_U_rows=dW_U_rows, dW_E_rows=dW_E_rows).items():
-        _check(name, "shape", tuple(rows.shape), (len(dW_U_rows), len(output), W_U.shape[1]))
-    embedding = torch.einsum("pd,npd->np", W_U[output], dW_E_rows)
-    unembedding = torch.einsum("npd,pd->np", dW_U_rows, W_E[input])
-    return DatumShifts(embedding, unembedding, torch.einsum("pd,pd->p", dW_U_rows.sum(0), dW_E_rows.sum(0)))
-
-
-def datum_rows(factor: Factor, ids: Int[Tensor, "p"]) -> DatumRows:
-    """Chosen rows of each datum's part of the update of a matrix, forming no other rows where it has factors.
-
-    Args:
-        factor: of the matrix's deltas. Of the unembedding an ``Outer`` of the stream and the logits' signals, of the
-            embedding a ``Lookup``, of tied weights the ``Sum`` of both.
-        ids: of the rows.
-
-    >>> datum_rows(Lookup(torch.tensor([[7, 3, 7]]), torch.tensor([[[1.0], [2.0], [4.0]]]), 9), torch.tensor([7]))
-    tensor([[[5.]]])
-    """
-    match factor:
-        case Outer(inputs, signals):
-            return torch.einsum("ncp,ncd->npd", signals[..., ids], inputs)
-        case Lookup(tokens, signals, _):
-            return torch.einsum("ncp,ncd->npd", (tokens[..., None] == ids).to(signals.dtype), signals)
-        case Sum(parts):
-            return torch.stack([datum_rows(part, ids) for part in parts]).sum(0)
-        case _:
-            return form(factor)[:, ids]
 
 
 def check_matrices(**matrices: Tensor) -> None:
@@ -173,8 +104,8 @@ def check_matrices(**matrices: Tensor) -> None:
     if W.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{like} is {W.dtype}; it must be torch.float32 or torch.float64")
     for name, x in others:
-        _check(name, "shape", tuple(x.shape), tuple(W.shape), f" as {like} has")
-        _check(name, "dtype", x.dtype, W.dtype, f" as {like} has")
+        check_is(name, "shape", tuple(x.shape), tuple(W.shape), f" as {like} has")
+        check_is(name, "dtype", x.dtype, W.dtype, f" as {like} has")
 
 
 def row_terms(w: PairRows, e: PairRows, dw: PairRows, de: PairRows) -> Terms:
@@ -182,7 +113,7 @@ def row_terms(w: PairRows, e: PairRows, dw: PairRows, de: PairRows) -> Terms:
     return Terms(_dot(w, de), _dot(dw, e), _dot(dw, de))
 
 
-def _check(name: str, what: str, got: object, right: object, why: str = "") -> None:
+def check_is(name: str, what: str, got: object, right: object, why: str = "") -> None:
     if got != right:
         raise ValueError(f"{name} has {what} {got}; it must be {right}{why}")
 

@@ -1,11 +1,11 @@
 """The exact k largest entries of a bigram shift, by branch and bound; the V×V matrix is never formed.
 
-A first threshold is the k-th of any k pairs. Rows are taken in blocks by descending bound (``_search``): pairs whose
-bound is below the threshold are ruled out, the others multiplied in the inputs' precision with a margin for rounding
-(``_multiply``), and what may still enter is evaluated in float64 in one fixed order (``_Best.merge``).
+A first threshold is the k-th of any k pairs. Rows are taken in blocks (``_search``): pairs whose bound (``_sides.py``)
+is below the threshold are ruled out; of the others first some coordinates, then all are multiplied in the inputs'
+precision with a margin for rounding (``_multiply``); what may still enter is evaluated in float64 in one fixed order
+(``_Best.merge``).
 """
 
-import math
 from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple
@@ -15,15 +15,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from devinterp_func.bigram._decoder import CHUNK, Matrix, Terms, check_matrices, row_terms
+from devinterp_func.bigram._sides import Side, dense_sides, row_norms, sparse_sides
 
+SPARSE = 4  # at most one in so many embeddings moved: the search is by them
+PROBED = 64  # inputs of the largest bounds, multiplied first with all outputs
 FIRST, LAST = 8, 128  # leaders multiplied at once: few while the threshold is still low, then twice as many each time
 
 
 class Certificate(NamedTuple):
     """What ``top_shifts`` looked at, and the bound on all the rest."""
 
-    rows: int  # output tokens multiplied with input tokens whose embedding stood still
-    columns: int  # input tokens multiplied whose embedding moved
+    rows: int  # output tokens by which pairs were multiplied: where few embeddings moved, with those that did not
+    columns: int  # input tokens by which: those whose embedding moved, or, where many did, the first few
     pairs: int  # pairs multiplied in the inputs' precision
     evaluated: int  # pairs evaluated in float64
     bound: float  # no pair that was not evaluated has a larger |value|; at most the answer's last |value|
@@ -54,7 +57,8 @@ def top_shifts(W_U: Matrix, W_E: Matrix, dW_U: Matrix, dW_E: Matrix, k: int) -> 
 
     Branch and bound: |ΔW_UE[o,i]| ≤ ‖W_U[o]‖ ‖ΔW_E[i]‖ + ‖ΔW_U[o]‖ ‖(W_E + ΔW_E)[i]‖ rules most pairs out; products in
     the inputs' precision, with a margin for their rounding, rule out most others. Fast when few rows of ``dW_E`` are
-    non-zero and few of ``dW_U`` large, as in a step of SGD; otherwise slower, still exact, in O(V d + k) memory.
+    non-zero and few of ``dW_U`` large, as in a step of SGD. With memory or weight decay every row moves: then what all
+    have in common is taken off, and bounds are by direction. Slower, still exact, in O(V d + k) memory.
 
     Args:
         W_U, W_E: unembedding and embedding before the step, (V, d), all four float32 or all float64.
@@ -72,7 +76,7 @@ def top_shifts(W_U: Matrix, W_E: Matrix, dW_U: Matrix, dW_E: Matrix, k: int) -> 
     V = len(W_U)
     if not 1 <= k <= V * V:
         raise ValueError(f"k is {k}; it must be from 1 to V² = {V * V}")
-    norm = {name: _row_norms(name, x) for name, x in matrices.items()}
+    norm = {name: row_norms(name, x) for name, x in matrices.items()}
     tokens, moved = torch.arange(V, device=W_U.device), norm["dW_E"].nonzero().squeeze(1)
 
     def evaluate(flat: Int[Tensor, "m"]) -> Terms:
@@ -80,25 +84,18 @@ def top_shifts(W_U: Matrix, W_E: Matrix, dW_U: Matrix, dW_E: Matrix, k: int) -> 
 
     # The first k pairs give a first threshold, and are the zeros that a sort would put first.
     best = _Best(k, evaluate, tokens[:0], evaluate(tokens[:0])).merge(torch.arange(k, device=W_U.device))
-    rows = _Side([dW_U], norm["dW_U"][None], tokens * V)
-    best, n_rows = _search(best, rows, _Side([W_E], norm["W_E"].index_fill(0, moved, 0)[None], tokens))
-    rows = _Side([W_U, dW_U], torch.stack([norm["W_U"], norm["dW_U"]]), tokens * V)
-    norms = torch.stack([norm["dW_E"], norm["W_E"] + norm["dW_E"]])
-    columns = _Side([dW_E[moved], W_E[moved] + dW_E[moved]], norms[:, moved], moved)
-    best, n_columns = _search(best, columns, rows)
+    if SPARSE * len(moved) <= V:
+        outputs, inputs = sparse_sides(matrices, norm, moved)
+        best, n_rows = _search(best, *outputs)
+        best, n_columns = _search(best, *inputs)
+    else:
+        rows, columns = dense_sides(matrices, norm)
+        assert rows.rests is not None
+        order = (columns.parts.T @ rows.parts.amax(1)).argsort(descending=True)
+        best, n_columns = _search(best, columns.at(order[:PROBED]), rows)  # gives a threshold near the last
+        best, n_rows = _search(best, rows, columns.at(order[PROBED:]), key=rows.rests[1])
     certificate = Certificate(n_rows, n_columns, best.pairs, best.evaluated, best.bound)
     return TopShifts(best.flat // V, best.flat % V, best.terms.total(), best.terms, certificate)
-
-
-class _Side(NamedTuple):
-    """Tokens on one side of the pairs; an entry is the sum over factors of ⟨one side's vector, the other's⟩."""
-
-    factors: list[Tensor]  # each (m, d)
-    norms: Float[Tensor, "factors m"]
-    flat: Int[Tensor, "m"]  # what a token adds to the pair's flat index
-
-    def at(self, index: Tensor | slice) -> "_Side":
-        return _Side([x[index] for x in self.factors], self.norms[:, index], self.flat[index])
 
 
 class _Best(NamedTuple):
@@ -108,6 +105,7 @@ class _Best(NamedTuple):
     evaluate: Callable[[Tensor], Terms]
     flat: Int[Tensor, "m"]
     terms: Terms
+    sketched: int = 0
     pairs: int = 0
     evaluated: int = 0
     bound: float = 0.0  # on every pair ruled out so far
@@ -131,63 +129,81 @@ class _Best(NamedTuple):
         return best
 
 
-def _search(best: _Best, leaders: _Side, followers: _Side) -> tuple[_Best, int]:
-    """Adds all pairs of a leader and a follower, in blocks of leaders by descending bound; says how many leaders."""
-    reach = leaders.norms.T @ followers.norms.amax(1)
-    done, width = 0, FIRST
-    while done < len(reach):
-        bounds, block = reach.topk(min(width, len(reach) - done))
-        if best.rules_out(bounds[0]):
-            return best._replace(bound=max(best.bound, float(bounds[0]))), done
-        best = _multiply(best, leaders.at(block), followers)
-        reach[block] = -1.0
+def _search(best: _Best, leaders: Side, followers: Side, key: Float[Tensor, "m"] | None = None) -> tuple[_Best, int]:
+    """Adds all pairs of a leader and a follower, in blocks of leaders; says how many leaders were multiplied.
+
+    By descending bound, up to the first that is ruled out; or, all of them, by a descending ``key``, which brings those
+    together that are alike.
+    """
+    if not len(followers.flat):
+        return best, 0
+    reach = leaders.parts.T @ followers.parts.amax(1)
+    order = (reach if key is None else key).argsort(descending=True)
+    done, multiplied, width = 0, 0, FIRST
+    while done < len(order):
+        block = order[done : done + width]
+        most = reach[block].max()
+        if best.rules_out(most):
+            best = best._replace(bound=max(best.bound, float(most)))
+            if key is None:
+                break
+        else:
+            best = _multiply(best, leaders.at(block), followers)
+            multiplied += len(block)
         done, width = done + len(block), min(2 * width, LAST)
-    return best, done
+    return best, multiplied
 
 
-def _multiply(best: _Best, leaders: _Side, followers: _Side) -> _Best:
-    """Adds the pairs of one block of leaders: bound, multiply, evaluate what may still enter."""
-    bound = leaders.norms.amax(1) @ followers.norms
-    out = best.rules_out(bound)
-    # If most stay, multiply all: that saves copying rows.
-    chosen = slice(None) if 2 * out.sum() < len(out) else (~out).nonzero().squeeze(1)
-    followers = followers.at(chosen)
-    sizes, relative, absolute = _sizes(leaders.factors, followers.factors)
-    sizes.masked_fill_(out[chosen, None], -math.inf)
-    margin, threshold = relative * float(bound.max()) + absolute, best.threshold()
+def _multiply(best: _Best, leaders: Side, followers: Side) -> _Best:
+    """Adds the pairs of one block of leaders: bound, multiply in part, multiply, evaluate what may still enter."""
+    bound = leaders.parts.amax(1) @ followers.parts
+    out, threshold = best.rules_out(bound), best.threshold()
+    best = best._replace(bound=max(best.bound, float(bound.where(out, 0).max())))
+    chosen = (~out).nonzero().squeeze(1)
+    if leaders.sketch is not None and len(chosen):
+        assert followers.sketch is not None and leaders.rests is not None and followers.rests is not None
+        values, margin = _values([leaders.sketch], [followers.sketch[chosen]], leaders, followers)
+        rest = leaders.rests.amax(1) @ followers.rests[:, chosen]
+        best = best._replace(sketched=best.sketched + values.numel(), bound=max(best.bound, threshold))
+        chosen = chosen[~(_peak(values) < threshold - margin - rest)]  # so written, NaN (overflow) stays
+    if not len(chosen):
+        return best
+    whole = 2 * len(chosen) > len(out)  # if most stay, multiply all: that saves copying rows
+    values, margin = _values(
+        leaders.factors, [x if whole else x[chosen] for x in followers.factors], leaders, followers
+    )
+    best = best._replace(pairs=best.pairs + values.numel())
+    near = ~(_peak(values) < threshold - margin)
+    if whole:
+        near = near.new_zeros(len(out)).index_fill(0, chosen, True) & near
+        chosen = torch.arange(len(out), device=chosen.device)
+    sizes, chosen = values[near].abs_(), chosen[near]
     if (sizes >= threshold - margin).sum() > best.k + CHUNK:  # so many that the k largest prove a higher threshold
         threshold = max(threshold, float(sizes.flatten().topk(best.k).values[-1]) - margin)
-    follower, leader = (~(sizes < threshold - margin)).nonzero(as_tuple=True)  # so written, NaN (overflow) stays
-    flat = followers.flat[follower] + leaders.flat[leader]
-    ruled_out = max(best.bound, threshold, float(bound.where(out, 0).max()))
-    best = best._replace(pairs=best.pairs + sizes.numel(), bound=ruled_out)
+    follower, leader = (~(sizes < threshold - margin)).nonzero(as_tuple=True)
+    flat = followers.flat[chosen[follower]] + leaders.flat[leader]
+    best = best._replace(bound=max(best.bound, threshold))
     return best.merge(flat[flat >= best.k])  # the first k pairs were there from the start
 
 
-def _sizes(leaders: list[Tensor], followers: list[Tensor]) -> tuple[Float[Tensor, "followers leaders"], float, float]:
-    """|entry| of all pairs from matrix products, and their error: relative to the bound on the entries, and absolute.
+def _peak(values: Float[Tensor, "followers leaders"]) -> Float[Tensor, "followers"]:
+    """The largest |value| of each follower, in float64."""
+    return torch.maximum(values.amax(1), -values.amin(1)).double()
 
-    The relative error is at least twice that of any order of summation (Higham 2002, section 3.1) and of rounding
-    W_E + ΔW_E; the absolute one is for underflow. Where torch may multiply float32 in a lower precision: in float64.
+
+def _values(
+    x: list[Tensor], y: list[Tensor], leaders: Side, followers: Side
+) -> tuple[Float[Tensor, "followers leaders"], float]:
+    """⟨x, y⟩ summed over factors, of all pairs, by matrix products; and how far they may be off by rounding.
+
+    The relative error is at least twice that of any order of summation (Higham 2002, section 3.1) and of rounding the
+    vectors themselves; some is added for underflow. Where torch may multiply float32 in a lower precision: in float64.
     """
-    dtype, d = leaders[0].dtype, leaders[0].shape[1]
+    dtype, d = x[0].dtype, leaders.factors[0].shape[1] + (0 if leaders.sketch is None else leaders.sketch.shape[1])
     try:
         work = dtype if torch.get_float32_matmul_precision() == "highest" else torch.float64
     except RuntimeError:  # the precision was set through torch's newer, per-backend interface
         work = torch.float64
-    entries = reduce(torch.add, (y.to(work) @ x.to(work).T for x, y in zip(leaders, followers, strict=True)))
-    return entries.abs_(), (2 * d + 8) * torch.finfo(dtype).eps, 4 * d * torch.finfo(dtype).tiny
-
-
-def _row_norms(name: str, x: Matrix) -> Float[Tensor, "V"]:
-    """An upper bound on the norm of each row, in float64; 0 exactly where the row is zero."""
-    d, info = x.shape[1], torch.finfo(x.dtype)
-    norms, low = torch.linalg.vector_norm(x, dim=1).double(), info.tiny**0.4
-    odd = ~((norms > low) & (norms < 1 / low))  # zero, NaN, or squares that may have under- or overflowed
-    if odd.any():
-        largest = torch.maximum(x.amax(1), -x.amin(1)).double()
-        if not (largest < 1e150).all():
-            row = int((~(largest < 1e150)).nonzero()[0])
-            raise ValueError(f"{name} has {largest[row]} in row {row}; entries must be finite and within ±1e150")
-        norms = torch.where(odd, largest * math.sqrt(d), norms)
-    return norms * (1 + (2 * d + 8) * info.eps)
+    values = reduce(torch.add, (b.to(work) @ a.to(work).T for a, b in zip(x, y, strict=True)))
+    longest = float(leaders.lengths.amax(1) @ followers.lengths.amax(1))
+    return values, (2 * d + 32) * torch.finfo(dtype).eps * longest + 4 * d * torch.finfo(dtype).tiny

@@ -3,8 +3,8 @@
 ``records.walk`` replays the steps, holding one copy of the weights and one update; the largest entries of ΔW_UE at
 every step come out exactly, with no V×V matrix and no stored gradients.
 
-A step is split over its data through the factors of the two tables, or of the one that is both: of each datum's part
-only the rows of the chosen pairs are formed.
+A step is split over its data through the factors of the two tables, or of the one that is both, and over the past and
+weight decay through the optimizer's shares: of every part only the rows of the chosen pairs are formed.
 
 Source: steps 1-4 in Appendix IV of *Training Process Transparency through Gradient Interpretability: Early Experiments
 on Toy Language Models* (Krzyzanowski and Hubinger 2023), which found it prohibitive to store.
@@ -18,18 +18,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import records, tree
+from devinterp_func import checks, records, tree
 from devinterp_func.bigram._decoder import (
-    DatumShifts,
     PairRows,
     Terms,
     check_pairs,
-    datum_rows,
-    datum_shifts,
     entries,
     row_terms,
 )
 from devinterp_func.bigram._search import top_shifts
+from devinterp_func.bigram._split import DatumShifts, datum_shifts, update_rows
 from devinterp_func.bigram._units import capture_units, decoder_matrices, decoder_units
 from devinterp_func.graph import Graph
 from devinterp_func.records import Run, RunPath
@@ -48,11 +46,14 @@ class Shifts(NamedTuple):
     embedding: Float[Tensor, "*S k"]  # W_U ΔW_Eᵀ
     unembedding: Float[Tensor, "*S k"]  # ΔW_U W_Eᵀ
     cross: Float[Tensor, "*S k"]  # ΔW_U ΔW_Eᵀ
-    datum: Int[Tensor, "*S k"]  # id of the datum that moved the pair farthest in the direction of its shift
-    amount: Float[Tensor, "*S k"]  # that datum's part, first-order terms
-    missed: Float[Tensor, "*S"]  # |shift - (sum of the data's parts + cross term)|, the largest of the k
+    present: Float[Tensor, "*S k"]  # the first two terms of what the step's data did
+    past: Float[Tensor, "*S k"]  # ... of what earlier data did, through the optimizer's memory
+    decay: Float[Tensor, "*S k"]  # ... and of weight decay
+    datum: Int[Tensor, "*S k"]  # id of the step's datum that moved the pair farthest in the direction of its shift
+    amount: Float[Tensor, "*S k"]  # that datum's part of ``present``
+    missed: Float[Tensor, "*S"]  # |shift - (present + past + decay + cross term)|, the largest of the k
     pairs: Int[Tensor, "*S"]  # multiplied in finding the k largest; see ``bigram.Certificate``
-    evaluated: Int[Tensor, "*S"]  # of these, evaluated in float64
+    evaluated: Int[Tensor, "*S"]  # of these, evaluated in float64; 0 where the largest were not searched for
     bound: Float[Tensor, "*S"]  # on |shift| of all others
     entry: Float[Tensor, "*S q"]  # W_UE at the chosen pairs, before the step
     change: Float[Tensor, "*S q"]  # ΔW_UE at the chosen pairs
@@ -60,6 +61,10 @@ class Shifts(NamedTuple):
     def value(self) -> Float[Tensor, "*S k"]:
         """The largest shifts: the sum of their three terms."""
         return Terms(self.embedding, self.unembedding, self.cross).total()
+
+    def searched(self) -> "Shifts":
+        """The steps, stacked, in which the largest shifts were searched for; in others they are zeros of tokens -1."""
+        return tree.map(lambda x: x[self.evaluated > 0], self)
 
     def __repr__(self) -> str:
         k, q = self.output.shape[-1], self.entry.shape[-1]
@@ -71,41 +76,63 @@ class Shifts(NamedTuple):
 
 
 @torch.no_grad()
-def step_shifts(graph: Graph, move: Move, k: int, output: Tokens, input: Tokens) -> Shifts:
+def step_shifts(graph: Graph, move: Move, k: int, output: Tokens, input: Tokens, search: bool = True) -> Shifts:
     """The shifts of one step, in main memory.
 
     Args:
         graph, move: of ``datum_split``.
         k: how many of the largest.
         output, input: the chosen pairs.
+        search: for the largest, which takes the most time; otherwise they are zeros, of tokens -1.
 
     Raises:
         ValueError: k or a token out of range, weights that are not finite, or as ``datum_split``.
     """
-    (W_U, W_E), (new_U, new_E) = (decoder_matrices(graph, params) for params in (move.before, move.after))
-    top = top_shifts(W_U, W_E, new_U - W_U, new_E - W_E, k)
-    split = datum_split(graph, move, top.output, top.input)
-    parts = (split.embedding + split.unembedding).double()
-    row = (parts * top.value.sign()).argmax(0)
+    W_U, W_E = decoder_matrices(graph, move.before)
     shifts = Shifts(
         step=torch.tensor(move.step),
-        output=top.output.int(),
-        input=top.input.int(),
-        **top.terms._asdict(),
-        datum=move.datum.to(row.device)[row].int(),
-        amount=parts.gather(0, row[None])[0],
-        missed=(top.value - parts.sum(0) - split.cross).abs().max(),
-        pairs=torch.tensor(top.certificate.pairs),
-        evaluated=torch.tensor(top.certificate.evaluated),
-        bound=torch.tensor(top.certificate.bound, dtype=torch.float64),
+        **(_largest(graph, move, k) if search else _not_searched(k)),
         entry=entries(output, input, W_U, W_E),
         change=_change(graph, move, output, input),
     )
     return tree.map(lambda x: x.cpu(), shifts)
 
 
+def _largest(graph: Graph, move: Move, k: int) -> dict[str, Tensor]:
+    """The k largest shifts, and how they came about."""
+    (W_U, W_E), (new_U, new_E) = (decoder_matrices(graph, params) for params in (move.before, move.after))
+    top = top_shifts(W_U, W_E, new_U - W_U, new_E - W_E, k)
+    split = datum_split(graph, move, top.output, top.input)
+    parts = (split.embedding + split.unembedding).double()
+    if len(parts):
+        row = (parts * top.value.sign()).argmax(0)
+        datum, amount = move.datum.to(row.device)[row].int(), parts.gather(0, row[None])[0]
+    else:  # a step without data
+        datum, amount = torch.full_like(top.output, -1).int(), torch.zeros_like(top.value)
+    causes = {"present": parts.sum(0), "past": split.past.double(), "decay": split.decay.double()}
+    return dict(
+        output=top.output.int(),
+        input=top.input.int(),
+        **top.terms._asdict(),
+        **causes,
+        datum=datum,
+        amount=amount,
+        missed=(top.value - sum(causes.values()) - split.cross).abs().max(),
+        pairs=torch.tensor(top.certificate.pairs),
+        evaluated=torch.tensor(top.certificate.evaluated),
+        bound=torch.tensor(top.certificate.bound, dtype=torch.float64),
+    )
+
+
+def _not_searched(k: int) -> dict[str, Tensor]:
+    none, zeros, zero = torch.full((k,), -1, dtype=torch.int32), torch.zeros(k, dtype=torch.float64), torch.tensor(0)
+    numbers = dict.fromkeys(("embedding", "unembedding", "cross", "present", "past", "decay", "amount"), zeros)
+    ids = dict.fromkeys(("output", "input", "datum"), none)
+    return ids | numbers | {"missed": zeros[0], "pairs": zero, "evaluated": zero, "bound": zeros[0]}
+
+
 def datum_split(graph: Graph, move: Move, output: Tokens, input: Tokens) -> DatumShifts:
-    """ΔW_UE of a step at chosen pairs, split over its data.
+    """ΔW_UE of a step at chosen pairs, split over its data, those of earlier steps, and weight decay.
 
     Args:
         graph: the model.
@@ -129,7 +156,8 @@ def datum_split(graph: Graph, move: Move, output: Tokens, input: Tokens) -> Datu
         raise ValueError(f"step {move.step} has factors of {has}; make it with captured={capture_units(graph)}")
     W_U, W_E = decoder_matrices(graph, move.before)
     check_pairs(output, input, len(W_U))
-    dW_U, dW_E = datum_rows(move.factors[unembedding], output), datum_rows(move.factors[embedding], input)
+    both = ((unembedding, output), (embedding, input))
+    dW_U, dW_E = (update_rows(move.factors[unit], move.split, unit, ids) for unit, ids in both)
     return datum_shifts(output, input, W_U, W_E, dW_U, dW_E)
 
 
@@ -148,31 +176,46 @@ def _rows(graph: Graph, params: Params, output: Tokens, input: Tokens) -> tuple[
 
 
 def shifts(
-    run: Run, folder: RunPath, *, start: int = 0, stop: int | None = None, k: int = 100, output: Tokens, input: Tokens
+    run: Run,
+    folder: RunPath,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    k: int = 100,
+    every: int = 1,
+    output: Tokens,
+    input: Tokens,
 ) -> Iterator[tuple[int, Shifts]]:
     """Replays the steps of a run and writes their shifts into a folder, as ``records.walk`` does.
 
     Args:
         run, folder, start, stop: of ``records.walk``.
-        k: how many of the largest shifts of each step.
+        k: how many of the largest shifts of a step.
+        every: they are searched for in steps that this divides; the chosen pairs are followed in all.
         output, input: the pairs whose entries are followed.
 
     Yields:
         Each new step, and its shifts; ``records.read_walk(folder, Shifts)`` gives them all.
 
     Raises:
-        ValueError: start, stop, k or a token out of range, or the model has no bigram decoder.
+        ValueError: start, stop, k, every or a token out of range, or the model has no bigram decoder.
         RecordError: the walk in the folder follows other pairs, or as ``records.walk``.
     """
     captured, V = capture_units(run.graph), run.graph.vocab_size
     if not 1 <= k <= V**2:
         raise ValueError(f"k is {k}; it must be from 1 to V² = {V**2}")
+    checks.integer("every", every)
     check_pairs(output, input, V)
 
     def look(move: Move, _: records.Last[Shifts] | None) -> Shifts:
-        return step_shifts(run.graph, move, k, output, input)
+        return step_shifts(run.graph, move, k, output, input, search=move.step % every == 0)
 
-    what = {"walk": "bigram shifts", "k": k, "pairs": {"output": output.tolist(), "input": input.tolist()}}
+    what = {
+        "walk": "bigram shifts",
+        "k": k,
+        "every": every,
+        "pairs": {"output": output.tolist(), "input": input.tolist()},
+    }
     _require_same_pairs(folder, what)
     yield from records.walk(run, folder, what, captured, look, Shifts, start=start, stop=stop)
 

@@ -35,7 +35,10 @@ class LargeShift(NamedTuple):
     steps: int  # in how many of the span's steps it is
     embedding: float  # the part of the shift by which W_E moved
     unembedding: float  # ... and W_U
-    datum: int  # that moved the pair farthest in the direction of the shift
+    present: float  # the part of the shift by the step's data
+    past: float  # ... by earlier data, through the optimizer's memory
+    decay: float  # ... and by weight decay
+    datum: int  # of the step's, that moved the pair farthest in the direction of the shift
     amount: float  # its part
 
 
@@ -53,6 +56,16 @@ class SpanSummary(NamedTuple):
     shares: list[float]  # ... and their shares
     multiplied: float  # pairs multiplied in a step to find them, mean
     missed: float  # by the split over data, largest
+
+
+class SpanCauses(NamedTuple):
+    """Where the k largest shifts of all steps of a span come from: shares along them, which add up to 1."""
+
+    steps: int  # searched
+    present: float  # of the step's own data
+    past: float  # of earlier data, through the optimizer's memory
+    decay: float  # of weight decay
+    cross: float  # of the third term, in which they meet
 
 
 def spans(start: int, stop: int, per_epoch: int) -> list[Span]:
@@ -93,8 +106,13 @@ def span_summary(shifts: Shifts, span: Span, counts: PairCounts, *, key: keys.Ke
         span: steps of it.
         counts: of the training text.
         key: of the shuffle.
+
+    Raises:
+        ValueError: none of the span's steps was searched.
     """
     part = within(shifts, span)
+    if not len(part.step):
+        raise ValueError(f"no step from {span.start} to {span.stop - 1} was searched for its largest shifts")
     value, pairs = part.value(), _all_pairs(part)
     shuffled = shuffled_pairs(pairs, key=keys.fold_in(key, *span))
     total = sum(float(term.abs().sum()) for term in (part.embedding, part.unembedding, part.cross))
@@ -114,10 +132,23 @@ def span_summary(shifts: Shifts, span: Span, counts: PairCounts, *, key: keys.Ke
     )
 
 
+def span_causes(shifts: Shifts, span: Span) -> SpanCauses:
+    """Where the k largest shifts of all steps of a span come from; NaN where nothing moved or no step was searched.
+
+    Args:
+        shifts: of a walk.
+        span: steps of it.
+    """
+    part = within(shifts, span)
+    value = part.value()
+    shares = [_along(getattr(part, name), value) for name in SpanCauses._fields[1:]]
+    return SpanCauses(len(part.step), *shares)
+
+
 def within(shifts: Shifts, span: Span) -> Shifts:
-    """The part of a walk that lies in a span."""
+    """The steps of a walk that lie in a span and were searched."""
     first = int(shifts.step[0])
-    return tree.map(lambda x: x[max(0, span.start - first) : span.stop - first], shifts)
+    return tree.map(lambda x: x[max(0, span.start - first) : span.stop - first], shifts).searched()
 
 
 def _all_pairs(part: Shifts) -> Pairs:
@@ -137,9 +168,17 @@ def _large(part: Shifts, pairs: Pairs, value: Float[Tensor, "m"], i: int, k: int
         steps=len(steps),
         embedding=float(part.embedding[at]),
         unembedding=float(part.unembedding[at]),
+        present=float(part.present[at]),
+        past=float(part.past[at]),
+        decay=float(part.decay[at]),
         datum=int(part.datum[at]),
         amount=float(part.amount[at]),
     )
+
+
+def _along(part: Float[Tensor, "S k"], value: Float[Tensor, "S k"]) -> float:
+    """A part's share of all shifts together, each in its own direction; NaN where nothing moved."""
+    return float((part * value.sign()).sum() / value.abs().sum())
 
 
 def _share(true: Tensor) -> float:

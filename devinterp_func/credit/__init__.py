@@ -2,6 +2,7 @@
 
 from devinterp_func.credit import patterns, probes
 from devinterp_func.credit._by_token import TokenAmounts, add_by_token, by_token
+from devinterp_func.credit._carried import Books, Lifetimes
 from devinterp_func.credit._causes import CauseStudy, Precision, cause_precision, planted_causes
 from devinterp_func.credit._coherence import TOP, Coherence, WindowMeasures, coherence, measure_windows
 from devinterp_func.credit._directions import (
@@ -15,7 +16,9 @@ from devinterp_func.credit._directions import (
     divergence,
     require_pairs,
 )
-from devinterp_func.credit._ledger import Entries, leave_one_out, ledger, split_by_nodes, split_change
+from devinterp_func.credit._leave_out import leave_one_out, rerun_without
+from devinterp_func.credit._ledger import Entries, ledger, split_by_nodes, split_change
+from devinterp_func.credit._lifetime import lifetime, lifetime_deltas, split_lifetimes
 from devinterp_func.credit._matrices import linear_maps
 from devinterp_func.credit._norms import NormGrowth, norms
 from devinterp_func.credit._parse import parse_probe
@@ -30,6 +33,7 @@ from devinterp_func.credit._phases import (
     makers,
     require_windows,
 )
+from devinterp_func.credit._places import PlacedText, changed_places, most_lived
 from devinterp_func.credit._removals import (
     RANDOM,
     Choice,
@@ -43,6 +47,7 @@ from devinterp_func.credit._removals import (
 )
 from devinterp_func.credit._retrain import (
     DatumAmounts,
+    Retrained,
     Window,
     datum_amounts,
     datum_ledger,
@@ -71,6 +76,7 @@ from devinterp_func.credit._trust import Completeness, completeness, rank_agreem
 __all__ = [
     "ALL",
     "Answer",
+    "Books",
     "CauseStudy",
     "Choice",
     "Coherence",
@@ -85,11 +91,14 @@ __all__ = [
     "Entries",
     "FEWEST_SNAPSHOTS",
     "FEWEST_WINDOWS",
+    "Lifetimes",
     "Maker",
     "NormGrowth",
+    "PlacedText",
     "Precision",
     "ProbeCourses",
     "RANDOM",
+    "Retrained",
     "SPACINGS",
     "Side",
     "SnapshotMeasures",
@@ -102,6 +111,7 @@ __all__ = [
     "by_token",
     "cause_precision",
     "change_points",
+    "changed_places",
     "choose_directions",
     "choose_snapshots",
     "coherence",
@@ -117,12 +127,15 @@ __all__ = [
     "divergence",
     "leave_one_out",
     "ledger",
+    "lifetime",
+    "lifetime_deltas",
     "linear_maps",
     "makers",
     "mean_interval",
     "measure_snapshots",
     "measure_windows",
     "most_credited",
+    "most_lived",
     "norms",
     "parse_probe",
     "patterns",
@@ -136,12 +149,14 @@ __all__ = [
     "require_pairs",
     "require_share",
     "require_windows",
+    "rerun_without",
     "retrain",
     "snapshot_answers",
     "snapshot_course",
     "snapshot_cut",
     "split_by_nodes",
     "split_change",
+    "split_lifetimes",
     "tail_batches",
     "tail_patch",
     "top_mask",

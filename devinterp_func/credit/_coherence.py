@@ -1,16 +1,20 @@
 """What a step of training is like: how its data agree, how few of them make it, and what the model can predict by then.
 
-For a step Δ = Σ_j Δ_j of n data, in a unit or in several together (the inner products add up over units):
+For the present share Δ = Σ_j Δ_j of a step of n data, in a unit or in several together (the inner products add up over
+units):
 
     share of a datum    ⟨Δ_j, Δ⟩ / ‖Δ‖²              adds up to 1 over the data
     size                ‖Δ‖
-    alignment           cosine of Δ and the change of the step before
+    alignment           cosine of Δ and the step before's
     coherence           ‖Δ‖² / Σ_j ‖Δ_j‖²            n where all data pull alike, 1 where at right angles
     effective sample size    (Σ_j ‖Δ_j‖²)² / Σ_j ‖Δ_j‖⁴   n where all are as long, 1 where one datum makes the step
 
 The smaller the coherence, the larger a step's noise beside its signal (McCandlish et al. 2018, *An empirical model of
-large-batch training*). Over a window of steps the data of all its steps are pooled, a datum's part of the way
-being share · size: what it adds to ‖Δ‖.
+large-batch training*). Over a window of steps the data of all its steps are pooled, a datum's part of the way being
+share · size: what it adds to ‖Δ‖.
+
+Where the optimizer remembers or decays, a step is more than its present share. Past and decay are the work of none of
+its data and count in none of these measures, size, turn and alignment included.
 
 What the model can predict by then is any function of the weights, such as the losses of classes of positions that
 ``bigram.class_losses`` gives.
@@ -32,7 +36,7 @@ TOP = 0.01  # the share of data that count as the top
 
 
 class Coherence(NamedTuple):
-    """Inner products of a step's changes in U units, or of S steps', stacked; losses are before the step."""
+    """Inner products of a step's deltas in U units, or of S steps', stacked; losses are before the step."""
 
     step: Int[Tensor, "*S"]
     along: Float[Tensor, "*S U n"]  # ⟨Δ_j, Δ⟩
@@ -52,11 +56,11 @@ class Coherence(NamedTuple):
         return self.along.sum(-1).clamp(min=0).sqrt()
 
     def share(self) -> Float[Tensor, "*S U n"]:
-        """Each datum's share of the change."""
+        """Each datum's share of what all of them did."""
         return self.along / self.along.sum(-1, keepdim=True)
 
     def alignment(self) -> Float[Tensor, "*S U"]:
-        """Cosine of the change and that of the step before."""
+        """Cosine of what the data did and what those of the step before did."""
         return self.turn / (self.size() * self.last.sqrt())
 
     def coherence(self) -> Float[Tensor, "*S U"]:

@@ -5,7 +5,9 @@ stream has none. So the leading singular directions of what a unit gained are lo
 most, and beside random rotations of the unit's input and output, which are the null: what is seen there too belongs to
 the unit and not to the direction.
 
-The amount of a token position is exact, as uᵀ W v is linear in W: (u · b)(v · a) with the factors a, b of its delta.
+The amount of a token position is exact, as uᵀ W v is linear in W: (u · b)(v · a) with the factors a, b of its delta;
+bᵀ (u vᵀ ⊙ gain) a where an optimizer such as AdamW gives each entry a gain. It is the position's present share of the
+step: where the optimizer remembers or decays, the shares of all positions are not all that a step did to uᵀ W v.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from devinterp_func import checks, keys
+from devinterp_func import checks, keys, per_example
 from devinterp_func.credit._by_token import TokenAmounts, add_by_token
-from devinterp_func.credit._matrices import outers
-from devinterp_func.per_example import Factor
+from devinterp_func.credit._matrices import Products, outers
+from devinterp_func.per_example import Factor, Scaled
 from devinterp_func.records import Run
 from devinterp_func.tree import Params
 from devinterp_func.units import Shapes
@@ -123,7 +125,8 @@ def directions(
 ) -> Iterator[tuple[int, dict[Side, TokenAmounts]]]:
     """Replays a run's steps; yields each with the amounts of all pairs so far, by target and by input token.
 
-    Σ_v net[v] of a pair is uᵀ (W_stop − W_start) v. The tables are the same arrays at every step.
+    Σ_v net[v] of a pair is uᵀ (W_stop − W_start) v less what past and decay did in these steps, which is nothing under
+    SGD without momentum and weight decay. The tables are the same arrays at every step.
 
     Args:
         run: the run; only read.
@@ -156,9 +159,17 @@ def direction_amounts(pairs: Mapping[str, Directions], factors: Mapping[str, Fac
         own = outers(factors[name]) if name in factors else ()
         if not own:
             raise ValueError(f"{name} has no factors of a linear map; the step has those of {', '.join(factors)}")
-        each = [(factor.signals @ output.T) * (factor.inputs @ input.T) for factor in own]
-        parts.append(reduce(torch.add, each))
+        parts.append(reduce(torch.add, (_pair_amounts(output, input, products) for products in own)))
     return torch.cat(parts, dim=2)
+
+
+def _pair_amounts(
+    output: Float[Tensor, "r o"], input: Float[Tensor, "r i"], products: Products
+) -> Float[Tensor, "n C r"]:
+    if isinstance(products, Scaled):  # a gain mixes the two sides: a matrix product for each pair
+        pairs = zip(output, input, strict=True)
+        return torch.stack([per_example.amounts({"": torch.outer(u, v)}, {"": products}) for u, v in pairs], -1)
+    return (products.signals @ output.T) * (products.inputs @ input.T)
 
 
 # ---- can it be read?

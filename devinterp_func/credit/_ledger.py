@@ -1,14 +1,20 @@
 """A ledger of training: the change of any number at a step, split over the data and positions that caused it.
 
-For a differentiable probe f(params) and a step w → w + Δw with Δw = Σ_j Δ_j there are two amounts, not to be confused:
+For a differentiable probe f(params) and a step w → w + Δw with Δw = Σ_j Δ_j + past + decay (``optim``) there are two
+amounts, not to be confused:
 
-    credit[j]   = ⟨ ∫₀¹ ∇f(w + s Δw) ds , Δ_j ⟩      Σ_j credit[j] = f(w + Δw) - f(w): completeness
+    credit[j]   = ⟨ ∫₀¹ ∇f(w + s Δw) ds , Δ_j ⟩      Σ_j credit[j] + past + decay = f(w + Δw) - f(w): completeness
     marginal[j] = ⟨ ∇f(w + Δw) , Δ_j ⟩              ≈ f(w + Δw) - f(w + Δw - Δ_j): this step without datum j
 
 The credit is the Aumann-Shapley value of the datum in the step; the integral is Gauss-Legendre quadrature with m nodes,
-a gradient of the probe each, exact for polynomials of degree 2m. A third amount, ⟨∇f(w), Δ_j⟩, is what first-order
-influence scores report: TracIn (Pruthi et al. 2020) and In-Run Data Shapley (Wang et al. 2024). It assumes that the
-step is small.
+a gradient of the probe each, exact for polynomials of degree 2m. Past and decay have credits likewise: what data of
+earlier steps did through the optimizer's memory, and what weight decay did. Without either they are 0. A third amount,
+⟨∇f(w), Δ_j⟩, is what first-order influence scores report: TracIn (Pruthi et al. 2020) and In-Run Data Shapley (Wang et
+al. 2024). It assumes that the step is small.
+
+All three are of the datum's present share of the step, given the step's own gain: clip coefficient, AdamW's second
+moments, Muon's orthogonaliser. Without the datum that gain would have been another; ``rerun_without`` makes the step
+again with the gain that follows.
 
 No per-datum gradient is formed: with the factors a, b of ``per_example`` a linear map's amount is Σ_k b_kᵀ G a_k, and
 its terms are those of the positions k, which are a text's tokens; embedding, biases and layer norms likewise. So all
@@ -27,8 +33,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from devinterp_func import per_example, records, tree, units
+from devinterp_func.credit._rest import rest
 from devinterp_func.credit.probes import Probe
-from devinterp_func.per_example import form, take_data
 from devinterp_func.records import Run, RunPath
 from devinterp_func.training import Move
 from devinterp_func.tree import Params
@@ -44,14 +50,18 @@ class Entries(NamedTuple):
     credit: Float[Tensor, "*S P n C"]
     marginal: Float[Tensor, "*S P n C"]
     at_start: Float[Tensor, "*S P n C"]  # first order at the start of the step; NaN where it was not asked for
+    past: Float[Tensor, "*S P"]  # what data of earlier steps did, through the optimizer's memory
+    decay: Float[Tensor, "*S P"]  # what weight decay did
+    rest_at_end: Float[Tensor, "*S P"]  # past and decay in first order at the end: what the marginals leave ...
+    rest_at_start: Float[Tensor, "*S P"]  # ... and at the start; both NaN where ``at_start`` was not asked for
 
     def change(self) -> Float[Tensor, "*S P"]:
         """What the step did to each probe."""
         return self.after - self.before
 
     def missed(self) -> Float[Tensor, "*S P"]:
-        """What the credits miss: the error of the quadrature, and rounding."""
-        return self.change() - self.credit.sum((-2, -1))
+        """What credits, past and decay miss: the error of the quadrature, and rounding."""
+        return self.change() - self.credit.sum((-2, -1)) - self.past - self.decay
 
     def __repr__(self) -> str:
         span = f"step {int(self.step)}" if self.step.ndim == 0 else f"{len(self.step)} steps"
@@ -63,13 +73,13 @@ class Entries(NamedTuple):
 def split_change(
     move: Move, probes: Sequence[Probe], m: int = 3, *, at_start: bool = False, before: Float[Tensor, "P"] | None = None
 ) -> Entries:
-    """Splits the change of each probe in a step over its data and their positions.
+    """Splits the change of each probe in a step over its data and their positions, past and decay.
 
     Args:
         move: a step with the factors of all parameters, such as ``Run.moves(captured=units.EVERY)`` gives.
         probes: at least one.
         m: nodes of the quadrature: gradients of each probe besides that at the end.
-        at_start: also the first-order amounts at the start.
+        at_start: also what there is in first order: the amounts at the start, and past and decay at either end.
         before: the probes' values before the step, where they are known.
 
     Raises:
@@ -92,25 +102,30 @@ def split_by_nodes(
     Args, Raises: as ``split_change``.
     """
     for m in ms:
-        _check(m, probes)
-    _require_all_factors(move)
+        check_nodes(m, probes)
+    require_all_factors(move)
     columns: dict[int, list[tuple[Tensor, ...]]] = {m: [] for m in ms}
     for i, probe in enumerate(probes):
         after, gradient = probe.value_and_grad(move.after)
         marginal = per_example.amounts(gradient, move.factors)
         known, first = None if before is None else before[i], torch.full_like(marginal, torch.nan)
+        rest_at_end = rest_at_start = torch.tensor(torch.nan)
+        if at_start:
+            rest_at_end = rest(gradient, move.split).sum()
         if at_start or known is None:  # not probe.value: that may round differently from the value of the step before
             known, gradient = probe.value_and_grad(move.before)
         if at_start:
-            first = per_example.amounts(gradient, move.factors)
+            first, rest_at_start = per_example.amounts(gradient, move.factors), rest(gradient, move.split).sum()
         for m in ms:
-            credit = per_example.amounts(_mean_gradient(move, probe, m), move.factors)
-            columns[m].append(tuple(x.double().cpu() for x in (known, after, credit, marginal, first)))
+            mean = mean_gradient(move, probe, m)
+            amounts = per_example.amounts(mean, move.factors), marginal, first
+            found = (known, after, *amounts, *rest(mean, move.split), rest_at_end, rest_at_start)
+            columns[m].append(tuple(x.double().cpu() for x in found))
     ids = torch.tensor(move.step), move.datum.cpu()
     return {m: Entries(*ids, *map(torch.stack, zip(*parts, strict=True))) for m, parts in columns.items()}
 
 
-def _mean_gradient(move: Move, probe: Probe, m: int) -> Params:
+def mean_gradient(move: Move, probe: Probe, m: int) -> Params:
     """∫₀¹ ∇f(w + s Δw) ds by quadrature."""
     mean: Params = {}
     for place, weight in zip(*nodes(m), strict=True):
@@ -120,12 +135,17 @@ def _mean_gradient(move: Move, probe: Probe, m: int) -> Params:
     return mean
 
 
-def _check(m: int, probes: Sequence[Probe]) -> None:
+def check_nodes(m: int, probes: Sequence[Probe]) -> None:
     if m < 1 or not probes:
         raise ValueError(f"m is {m} and there are {len(probes)} probes; both must be at least 1")
 
 
-def _require_all_factors(move: Move) -> None:
+def require_all_factors(move: Move) -> None:
+    """Refuses a step whose data are known in some units only.
+
+    Raises:
+        ValueError: a parameter has no factors.
+    """
     if missing := move.before.keys() - move.factors.keys():
         raise ValueError(
             f"step {move.step} has no factors of {', '.join(sorted(missing))}; replay it with captured={units.EVERY}"
@@ -145,29 +165,6 @@ def nodes(m: int) -> tuple[list[float], list[float]]:
 def between(before: Params, after: Params, place: float) -> Params:
     """The weights on the straight line from before (0) to after (1)."""
     return tree.map(lambda a, b: torch.lerp(a, b, place), before, after)
-
-
-# ---- what the amounts are held against
-
-
-@torch.no_grad()
-def leave_one_out(move: Move, probe: Probe) -> Float[Tensor, "n"]:
-    """f(w + Δw) - f(w + Δw - Δ_j) for each datum: what it really did, given what the others did. A probe's value each.
-
-    Args:
-        move: a step with the factors of all parameters.
-        probe: any.
-
-    Raises:
-        ValueError: a parameter has no factors.
-    """
-    _require_all_factors(move)
-    after, changes = probe.value(move.after), []
-    for j in range(len(move.datum)):
-        delta = {name: form(take_data(factor, slice(j, j + 1)))[0] for name, factor in move.factors.items()}
-        without = {name: w - delta[name] for name, w in move.after.items()}
-        changes.append(after - probe.value(without))
-    return torch.stack(changes).double()
 
 
 # ---- a run
@@ -198,7 +195,7 @@ def ledger(
         ValueError: start, stop or m out of range, or no probes.
         RecordError: as ``records.walk``.
     """
-    _check(m, probes)
+    check_nodes(m, probes)
     what = {**(about or {}), "walk": "ledger", "m": m, "probes": [probe.name for probe in probes]}
 
     def look(move: Move, last: records.Last[Entries] | None) -> Entries:

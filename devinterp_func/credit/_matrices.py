@@ -2,8 +2,14 @@
 
 from collections.abc import Iterable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from devinterp_func.graph import Graph
-from devinterp_func.per_example import Factor, Outer, Sum, n_positions
+from devinterp_func.per_example import Factor, Outer, Scaled, Sum, n_positions
+
+Products = Outer | Scaled
+"""Outer products of one use of a matrix; with a gain for each entry after a step of an optimizer that gives one."""
 
 
 def linear_maps(graph: Graph, names: Iterable[str]) -> list[str]:
@@ -19,9 +25,19 @@ def linear_maps(graph: Graph, names: Iterable[str]) -> list[str]:
     return [name for name in names if kinds.get(name) == {"linear"} and len(graph.shapes[name]) == 2]
 
 
-def outers(factor: Factor) -> tuple[Outer, ...]:
+def outers(factor: Factor) -> tuple[Products, ...]:
     """The outer products that a matrix's deltas are the sum of at each position; none for other factors."""
     parts = factor.parts if isinstance(factor, Sum) else (factor,)
-    found = tuple(part for part in parts if isinstance(part, Outer) and part.shape is None)
+    found = tuple(part for part in parts if isinstance(part, Products) and plain(part).shape is None)
     alike = len(found) == len(parts) and len({n_positions(part) for part in parts}) == 1
     return found if alike else ()
+
+
+def plain(products: Products) -> Outer:
+    """The outer products without the gain of their entries."""
+    return products.factor if isinstance(products, Scaled) else products
+
+
+def pulled(weight: Float[Tensor, "o i"], products: Products) -> Float[Tensor, "o i"]:
+    """What takes the weight's place in an inner product with ``plain(products)``: gain ⊙ weight."""
+    return weight * products.gain if isinstance(products, Scaled) else weight

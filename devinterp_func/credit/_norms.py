@@ -9,7 +9,12 @@ they leave the remainder ‖Δ‖², which at a large learning rate is most of t
 belongs to a position: to its target token, and to its input token. With the factors a, b of a linear map,
 Δ_jk = b_jk ⊗ a_jk, the credits of column i are 2 a_jk,i ⟨b_jk, w_i + Δ_i/2⟩ and those of row o are
 2 b_jk,o ⟨a_jk, w_o + Δ_o/2⟩: one matrix product for all neurons of a unit at once, where ``ledger`` takes a probe for
-each. Rows and columns are those of the weight as it is stored. Convolutions, tables that are looked up, units of other
+each. Where the optimizer gives each entry a gain, as AdamW does, the weight is multiplied by it first.
+
+Where the optimizer remembers or decays, the step is Δ = Σ_jk Δ_jk + past + decay, and what these two add to a squared
+norm, 2 ⟨w + Δ/2, past⟩ and 2 ⟨w + Δ/2, decay⟩, is no token's of the step. The remainder is then ⟨Δ, Σ_jk Δ_jk⟩.
+
+Rows and columns are those of the weight as it is stored. Convolutions, tables that are looked up, units of other
 factors, and maps that do not read every token's place have no neurons here.
 """
 
@@ -22,9 +27,8 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from devinterp_func import neurons, per_example
-from devinterp_func.credit._matrices import outers
+from devinterp_func.credit._matrices import Products, outers, plain, pulled
 from devinterp_func.neurons import Axis, Neuron
-from devinterp_func.per_example import Outer
 from devinterp_func.records import Run
 from devinterp_func.training import Move
 from devinterp_func.tree import Params
@@ -43,7 +47,9 @@ class NormGrowth(NamedTuple):
     input: Float64[Tensor, "V G"]  # the same by the input token
     linear: Float64[Tensor, "V G"]  # first-order terms by target token
     positions: Int64[Tensor, "V"]  # how many had the target token
-    remainder: Float64[Tensor, "G"]  # Σ ‖Δ‖² over the steps
+    remainder: Float64[Tensor, "G"]  # Σ ⟨Δ, Σ_j Δ_j⟩ over the steps: Σ ‖Δ‖² without past and decay
+    past: Float64[Tensor, "G"]  # what data of earlier steps did, through the optimizer's memory
+    decay: Float64[Tensor, "G"]  # what weight decay did
     before: Float64[Tensor, "G"]  # squared norm before the first step
     after: Float64[Tensor, "G"]  # ... and after the last
 
@@ -52,8 +58,8 @@ class NormGrowth(NamedTuple):
         return self.after - self.before
 
     def missed(self) -> Float64[Tensor, "G"]:
-        """What the credits miss: rounding."""
-        return self.growth() - self.target.sum(0)
+        """What credits, past and decay miss: rounding."""
+        return self.growth() - self.target.sum(0) - self.past - self.decay
 
     def missed_share(self) -> Float64[Tensor, "G"]:
         """|missed| as a share of Σ_v |target[v]|."""
@@ -84,6 +90,8 @@ class NormGrowth(NamedTuple):
             self.linear[:, at],
             self.positions,
             self.remainder[at],
+            self.past[at],
+            self.decay[at],
             self.before[at],
             self.after[at],
         )
@@ -154,7 +162,8 @@ def init_norms(move: Move, axis: Axis, vocab_size: int, context: int) -> NormGro
     before = _squares(weights, axis)
     target, input, linear = (before.new_zeros(vocab_size, len(everyone)) for _ in range(3))
     counts = torch.zeros(vocab_size, dtype=torch.int64)
-    return NormGrowth(everyone, target, input, linear, counts, torch.zeros_like(before), before, before)
+    nothing = torch.zeros_like(before)
+    return NormGrowth(everyone, target, input, linear, counts, nothing, nothing, nothing, before, before)
 
 
 def add_norms(growth: NormGrowth, move: Move, tokens: Int[Tensor, "n C"], targets: Int[Tensor, "n C"]) -> NormGrowth:
@@ -175,12 +184,13 @@ def add_norms(growth: NormGrowth, move: Move, tokens: Int[Tensor, "n C"], target
     growth.target.index_add_(0, targets.flatten(), credit)
     growth.input.index_add_(0, tokens.flatten(), credit)
     growth.linear.index_add_(0, targets.flatten(), linear)
-    after = {unit: move.after[unit].double() for unit in _maps(move, context)}
-    moved = {unit: weight - move.before[unit].double() for unit, weight in after.items()}
+    remainder, past, decay = _rest(move, axis, context)
     return growth._replace(
         positions=growth.positions + torch.bincount(targets.flatten(), minlength=V),
-        remainder=growth.remainder + _squares(moved, axis),
-        after=_squares(after, axis),
+        remainder=growth.remainder + remainder,
+        past=growth.past + past,
+        decay=growth.decay + decay,
+        after=_squares({unit: move.after[unit] for unit in _maps(move, context)}, axis),
     )
 
 
@@ -194,7 +204,7 @@ def norm_terms(move: Move, axis: Axis, context: int) -> tuple[Float[Tensor, "n C
     return torch.cat(credit, -1), torch.cat(linear, -1)
 
 
-def norm_positions(weight: Float[Tensor, "o i"], factors: Sequence[Outer], axis: Axis) -> Float[Tensor, "n C g"]:
+def norm_positions(weight: Float[Tensor, "o i"], factors: Sequence[Products], axis: Axis) -> Float[Tensor, "n C g"]:
     """2 ⟨w, Δ_jk⟩ for every neuron w of a unit and every position's part of the unit's update.
 
     Args:
@@ -202,17 +212,30 @@ def norm_positions(weight: Float[Tensor, "o i"], factors: Sequence[Outer], axis:
         factors: of the data's deltas, which are their sum.
         axis: columns or rows.
 
-    >>> norm_positions(torch.tensor([[1.0, 2.0]]), [Outer(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[0.5]]]))], "in")
+    >>> factor = per_example.Outer(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[0.5]]]))
+    >>> norm_positions(torch.tensor([[1.0, 2.0]]), [factor], "in")
     tensor([[[3., 2.]]])
     """
-    if axis == "in":
-        each = [factor.inputs * (factor.signals @ weight) for factor in factors]
-    else:
-        each = [factor.signals * (factor.inputs @ weight.mT) for factor in factors]
+    each = []
+    for products in factors:
+        own, (inputs, signals, _) = pulled(weight, products), plain(products)
+        each.append(inputs * (signals @ own) if axis == "in" else signals * (inputs @ own.mT))
     return 2 * reduce(torch.add, each)
 
 
-def _maps(move: Move, context: int) -> dict[str, tuple[Outer, ...]]:
+def _rest(move: Move, axis: Axis, context: int) -> tuple[Float64[Tensor, "G"], ...]:
+    """What first-order terms leave of a step's growth, and what past and decay added to it, by neuron."""
+    found = []
+    for unit in _maps(move, context):
+        before, after = (params[unit].double() for params in (move.before, move.after))
+        change, past, decay = after - before, move.split.past(unit).double(), move.split.decay(unit).double()
+        own = change * (change - past - decay), (before + after) * past, (before + after) * decay
+        found.append(torch.stack(own).sum(1 if axis == "in" else 2))
+    remainder, past, decay = torch.cat(found, -1)
+    return remainder, past, decay
+
+
+def _maps(move: Move, context: int) -> dict[str, tuple[Products, ...]]:
     """The matrices of linear maps that have a position for each token."""
     found = {unit: outers(factor) for unit, factor in move.factors.items()}
     return {unit: own for unit, own in found.items() if own and per_example.n_positions(own[0]) == context}

@@ -37,7 +37,7 @@ class Course(NamedTuple):
 
 
 class Maker(NamedTuple):
-    """What makes a phase: shares of Σ_j ‖Δ_j‖² over its steps."""
+    """What makes a phase: shares of Σ_j ‖Δ_j‖² over its steps, Δ_j being what datum j did in the step it was in."""
 
     units: Float[Tensor, "U"]  # share of each unit
     top: float  # share of the top 1 % of data

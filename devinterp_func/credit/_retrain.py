@@ -1,12 +1,13 @@
 """Is a credit true? The same steps retrained without the data that were credited, and without others.
 
 What is removed are occurrences: places in the batches of some steps from a snapshot on. What is left keeps its weight
-in its step; the clip coefficient follows from what is left (``training.moves``).
+in its step; clip coefficient and the optimizer's memory follow from what is left (``training.moves``).
 
     effect = f(w without) − f(w)        predicted: −Σ credits of what is removed, or −Σ marginals
 
 The ledger's predictions are first guesses: they are sums over single steps on the way that training really went, while
-a removal changes every later step too.
+a removal changes every later step too. Of an optimizer that remembers they lack, besides, what a datum did after its
+step, through the memory.
 
 The other way round, one more step on the credited data alone: the tail-patch of Chang et al. 2024, *Scalable Influence
 and Fact Tracing for Large Language Model Pretraining*.
@@ -19,10 +20,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from devinterp_func import batches, checks, optim, per_example, records, training, tree, units
+from devinterp_func import batches, checks, per_example, records, training, tree, units
 from devinterp_func.credit._ledger import split_change
 from devinterp_func.credit.probes import Probe
 from devinterp_func.graph import Graph
+from devinterp_func.optim import State
 from devinterp_func.records import Run, RunPath
 from devinterp_func.training import Move, Recipe
 from devinterp_func.tree import Params
@@ -33,6 +35,7 @@ class Window(NamedTuple):
 
     graph: Graph
     params: Params  # before step ``start``
+    state: State  # what the optimizer remembers before it
     data: Any  # the training data
     recipe: Recipe
     start: int
@@ -40,6 +43,16 @@ class Window(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Window of steps {self.start:,} to {self.stop:,}"
+
+
+class Retrained(NamedTuple):
+    """What some steps led to."""
+
+    params: Params
+    state: State  # what the optimizer remembers
+
+    def __repr__(self) -> str:
+        return f"Retrained: {len(self.params)} parameters, {self.state}"
 
 
 class DatumAmounts(NamedTuple):
@@ -50,7 +63,7 @@ class DatumAmounts(NamedTuple):
     credit: Float[Tensor, "*S P n"]
     marginal: Float[Tensor, "*S P n"]
     at_start: Float[Tensor, "*S P n"]  # first order at the start of the step; NaN where it was not asked for
-    norm: Float[Tensor, "*S n"]  # of the datum's delta of all parameters
+    norm: Float[Tensor, "*S n"]  # of the datum's delta of all parameters: its present share
 
     def predicted(self, removed: Bool[Tensor, "S n"]) -> dict[str, Float[Tensor, "P"]]:
         """What a removal is predicted to do to each probe: minus the removed credits, or marginals."""
@@ -93,11 +106,13 @@ def window(run: Run, start: int, steps: int) -> Window:
     if start not in (known := run.snapshots):
         raise ValueError(f"{run} has no snapshot before step {start}; it has them before {', '.join(map(str, known))}")
     run.require_same_machine()
-    return Window(run.graph, run.params(start), run.data, run.recipe, start, start + steps)
+    return Window(run.graph, run.params(start), run.state(start), run.data, run.recipe, start, start + steps)
 
 
-def retrain(window: Window, removed: Bool[Tensor, "S n"] | None = None) -> Params:
-    """The weights at the window's end, trained without some occurrences; order, masks and rates are the run's.
+def retrain(window: Window, removed: Bool[Tensor, "S n"] | None = None) -> Retrained:
+    """Weights and memory at the window's end, trained without some occurrences; order, masks and rates are the run's.
+
+    A step that all data are removed from is made with the gradient 0: momentum and decay go on.
 
     Args:
         window: of ``window``, or made by hand.
@@ -106,20 +121,29 @@ def retrain(window: Window, removed: Bool[Tensor, "S n"] | None = None) -> Param
     Raises:
         ValueError: ``removed`` is not of these steps.
     """
-    graph, params, data, recipe, start, stop = window
-    for move in training.moves(graph, params, data, recipe, start=start, stop=stop, removed=removed):
-        params = move.after
-    return params
+    graph, params, state, data, recipe, start, stop = window
+    for move in training.moves(graph, params, data, recipe, state=state, start=start, stop=stop, removed=removed):
+        params, state = move.after, move.state
+    return Retrained(params, state)
 
 
-def tail_patch(params: Params, ids: Int[Tensor, "m"], window: Window) -> Params:
-    """The weights after one more step on some data, clipped, at the rate of the window's last step, without dropout."""
-    epoch = (window.stop - 1) // batches.n_batches(batches.n_data(window.data), window.recipe.batch_size)
+def tail_patch(end: Retrained, ids: Int[Tensor, "m"], window: Window) -> Params:
+    """The weights after one more step on some data, clipped, at the rate of the window's last step, without dropout.
+
+    The optimizer steps from what it remembers at the window's end: so the step holds, besides the data's present share,
+    past and decay, which are the same for all data. What a choice of data did is to be read beside other choices.
+
+    Args:
+        end: of ``retrain``.
+        ids: of the data.
+        window: whose end it is.
+    """
+    params, recipe, n = end.params, window.recipe, batches.n_data(window.data)
     device = next(iter(params.values())).device
     taken = tree.map(lambda x: x.to(device), batches.take(tuple(window.data), ids))
     gradient = per_example.capture(window.graph, params, *taken).mean_grads
-    lr = optim.learning_rate(epoch, window.recipe.lr, window.recipe.gamma)
-    return optim.update(params, gradient, lr=lr, max_norm=window.recipe.max_norm)[0]
+    lr = training.learning_rate(recipe, n, window.stop - 1)
+    return recipe.optimizer.update(params, gradient, end.state, lr, recipe.max_norm)[0]
 
 
 # ---- what each datum did

@@ -21,8 +21,10 @@ class ProbeCourses(NamedTuple):
     value: Float[Tensor, "W P"]  # before the window
     raised: Float[Tensor, "W P"]  # sum of the positive credits, each of a datum in a step
     lowered: Float[Tensor, "W P"]  # ... and of the negative ones
-    net_missed: Float[Tensor, "W P"]  # Σ (Δf − Σ credits): the next value is value + raised + lowered + net_missed
-    missed: Float[Tensor, "W P"]  # Σ |Δf − Σ credits|
+    past: Float[Tensor, "W P"]  # what data of earlier steps did, through the optimizer's memory
+    decay: Float[Tensor, "W P"]  # what weight decay did
+    net_missed: Float[Tensor, "W P"]  # Σ (Δf − Σ credits − past − decay): with all five a value leads to the next
+    missed: Float[Tensor, "W P"]  # Σ |Δf − Σ credits − past − decay|
     change: Float[Tensor, "W P"]  # Σ |Δf|
 
     def __repr__(self) -> str:
@@ -45,7 +47,7 @@ class CreditedText(NamedTuple):
 
 
 def probe_courses(entries: Entries, every: int) -> ProbeCourses:
-    """Each probe's value, what raised and what lowered it, and what the credits miss, in windows of steps.
+    """Each probe's value, what raised and lowered it, past, decay, and what all of these miss, in windows of steps.
 
     Args:
         entries: of consecutive steps, stacked.
@@ -56,6 +58,8 @@ def probe_courses(entries: Entries, every: int) -> ProbeCourses:
     summed = (
         each.clamp(min=0).sum(-1),
         each.clamp(max=0).sum(-1),
+        entries.past,
+        entries.decay,
         entries.missed(),
         entries.missed().abs(),
         entries.change().abs(),

@@ -3,7 +3,7 @@
     completeness        Σ_t |Δf_t − estimate_t| / Σ_t |Δf_t|        0 for an estimate that accounts for every change
     rank agreement      median over steps t of Spearman's ρ(score_t, truth_t) over the data of step t
 
-Both have a bootstrap interval over steps.
+An estimate of a change is that of the data's shares with past and decay. Both have a bootstrap interval over steps.
 """
 
 from collections.abc import Mapping
@@ -47,12 +47,13 @@ def completeness(by_nodes: Mapping[int, Entries], *, key: keys.Key | int, resamp
     first = next(iter(by_nodes.values()))
     if bool(first.at_start.isnan().any()):
         raise ValueError("the entries have no amounts at the start; make them with at_start=True")
-    start, end = first.at_start.sum((-2, -1)), first.marginal.sum((-2, -1))
+    start = first.at_start.sum((-2, -1)) + first.rest_at_start
+    end = first.marginal.sum((-2, -1)) + first.rest_at_end
     estimates: list[tuple[str, int | None, Tensor]] = [
         (START, None, start),
         (END, None, end),
         (TRAPEZOID, None, (start + end) / 2),
-        *((CREDIT, m, entries.credit.sum((-2, -1))) for m, entries in by_nodes.items()),
+        *((CREDIT, m, e.credit.sum((-2, -1)) + e.past + e.decay) for m, e in by_nodes.items()),
     ]
     change = first.change()
     return [
@@ -72,7 +73,7 @@ def rank_agreement(
 
     Args:
         scores: name -> amounts, steps by data.
-        truth: such as ``leave_one_out`` of each step.
+        truth: such as ``leave_one_out`` of each step, or ``rerun_without``.
         key: of the bootstrap over steps.
         resamples: of it.
 

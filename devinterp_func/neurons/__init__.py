@@ -1,4 +1,7 @@
-"""The post's method: outliers by neuron, ablation and flips, sweeps, activations, rankings, controls, cards."""
+"""The post's method: outliers by neuron, ablation and flips, sweeps, activations, rankings, controls, cards.
+
+Outliers, and all that is tallied from them, are of present deltas: what the data of a step did in that step.
+"""
 
 from devinterp_func.neurons._ablation import (
     Ablation,

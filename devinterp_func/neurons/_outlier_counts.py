@@ -1,7 +1,8 @@
 """Outliers counted without holding the record: by epoch and parameter, over training, and as flat rows.
 
-A stream of shards (``run.shards()``, or any other iterable of them, of either kind, per datum or per step) is read
-once; rows are never all in memory.
+Outliers are of present deltas, what a step's own data did to the weights: past and decay are not in them
+(``records.split_course`` says how much of the change they are). A stream of shards (``run.shards()``, or any other
+iterable of them, of either kind, per datum or per step) is read once; rows are never all in memory.
 """
 
 import math
@@ -29,7 +30,7 @@ class OutlierRows(NamedTuple):
     row: Int64[Tensor, "M"]  # of the datum in its batch
     datum: Int64[Tensor, "M"]  # id: row of the training data
     parameter: Int64[Tensor, "M"]
-    delta: Float[Tensor, "M"]
+    delta: Float[Tensor, "M"]  # present: what the datum did in its own step
     position: Int64[Tensor, "M"]  # token position that contributed most
 
     def __repr__(self) -> str:

@@ -1,8 +1,9 @@
 """From the record to counts: which data moved which parameters, how often, and which tokens stood where they did.
 
-A stream of shards (``run.shards()``, or any other iterable of them, of either kind, per datum or per step)
-is read once and leaves tables; rows are never all in memory. A *group* is a set of parameters: a neuron, or a single
-parameter. A tally knows which groups it is of.
+"Moved" is by present deltas: what a datum did in the step where it was seen, not what an optimizer's memory did with
+its gradient later. A stream of shards (``run.shards()``, or any other iterable of them, of either kind, per datum or
+per step) is read once and leaves tables; rows are never all in memory. A *group* is a set of parameters: a neuron, or a
+single parameter. A tally knows which groups it is of.
 
 Source: sections on attribution and token distributions of *Training Process Transparency through Gradient
 Interpretability: Early Experiments on Toy Language Models* (Krzyzanowski and Hubinger 2023).

@@ -1,6 +1,45 @@
-"""One optimizer step, and the law that splits it over the data."""
+"""Optimizers as values, and the law that splits what they did: present, past and decay."""
 
-from devinterp_func.optim._law import delta_factors, deltas, missed, share
-from devinterp_func.optim._sgd import StepInfo, learning_rate, update
+from devinterp_func.optim._adam import Adam
+from devinterp_func.optim._law import delta_factors, deltas, missed
+from devinterp_func.optim._muon import Muon, orthogonaliser
+from devinterp_func.optim._optimizer import Group, Optimizer, State
+from devinterp_func.optim._rule import Buffers, Rule
+from devinterp_func.optim._schedule import Schedule
+from devinterp_func.optim._sgd import Sgd
+from devinterp_func.optim._share import Matrix, Rooted, Share, apply_gain, apply_gain_to_factor, pull_gain
+from devinterp_func.optim._split import PARTS, Sizes, Split
+from devinterp_func.optim._usual import adam, adamw, grouped, muon, sgd
+from devinterp_func.optim._written import from_dict, to_dict
 
-__all__ = ["StepInfo", "delta_factors", "deltas", "learning_rate", "missed", "share", "update"]
+__all__ = [
+    "Adam",
+    "Buffers",
+    "Group",
+    "Matrix",
+    "Muon",
+    "Optimizer",
+    "PARTS",
+    "Rooted",
+    "Rule",
+    "Schedule",
+    "Sgd",
+    "Share",
+    "Sizes",
+    "Split",
+    "State",
+    "adam",
+    "adamw",
+    "apply_gain",
+    "apply_gain_to_factor",
+    "delta_factors",
+    "deltas",
+    "from_dict",
+    "grouped",
+    "missed",
+    "muon",
+    "orthogonaliser",
+    "pull_gain",
+    "sgd",
+    "to_dict",
+]

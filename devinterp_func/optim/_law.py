@@ -1,7 +1,8 @@
-"""The law: a step's change is the sum of what its data did, w' − w = Σ_j Δ_j.
+"""The law: a step's change is what its own data did, what earlier data did through the memory, and weight decay.
 
-    g = (1/n) Σ_j g_j        c = min(1, max_norm / (‖g‖ + 1e-6))        Δ_j = −lr · c · g_j / n
+    w' − w = Σ_j Δ_j + past + decay        Δ_j = L(present · c · g_j / n)
 
+c is the coefficient of clipping, min(1, max_norm / (‖g‖ + 1e-6)); L and ``present`` are the step's own (``_share.py``).
 ``training.moves`` applies it in the one line marked "the law"; ``missed`` measures how far a step that was made is from
 it; ``tests/optim/test_law.py`` is the property test.
 """
@@ -12,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from devinterp_func import per_example, tree
-from devinterp_func.optim._sgd import StepInfo
+from devinterp_func import per_example
+from devinterp_func.optim._share import apply_gain, apply_gain_to_factor
+from devinterp_func.optim._split import Split
 from devinterp_func.per_example import Factor
-from devinterp_func.tree import Params, Tree
+from devinterp_func.tree import Params
 
 
 @runtime_checkable
@@ -27,49 +29,61 @@ class Made(Protocol):
     @property
     def after(self) -> Params: ...
     @property
+    def split(self) -> Split: ...
+    @property
     def factors(self) -> dict[str, Factor]: ...
 
 
-def share(info: StepInfo, n: int) -> Float[Tensor, ""]:
-    """−lr · c / n, what turns the gradient of one of n data into its delta."""
-    return -info.lr * info.clip / n
-
-
-def deltas(per_example_grads: Tree, info: StepInfo) -> Tree:
-    """Each datum's part of the update, Δ_j = −lr · c · g_j / n: sums over its leading n to the update.
+def deltas(per_example_grads: Params, split: Split) -> dict[str, Float[Tensor, "n ..."]]:
+    """Each datum's part of the step, Δ_j: sums over its leading n to ``Split.present``.
 
     Args:
-        per_example_grads: of the n data of the step, each leaf with a leading n.
-        info: what the step used, of ``update``.
+        per_example_grads: of the n data of the step, by unit, each with a leading n.
+        split: how the step came about, of ``Optimizer.update``.
     """
-    return tree.scale(per_example_grads, share(info, len(tree.leaves(per_example_grads)[0])))
+    return {
+        name: apply_gain(split.shares[name].gain, g * _part(split, name, len(g)))
+        for name, g in per_example_grads.items()
+    }
 
 
-def delta_factors(gradient_factors: dict[str, Factor], info: StepInfo, n: int) -> dict[str, Factor]:
+def delta_factors(gradient_factors: dict[str, Factor], split: Split, n: int) -> dict[str, Factor]:
     """The factors of the deltas, from those of the gradients.
 
     Args:
         gradient_factors: of ``per_example.capture``.
-        info: what the step used, of ``update``.
+        split: how the step came about, of ``Optimizer.update``.
         n: the batch size, the divisor of the mean gradient.
     """
-    return per_example.scale_factors(gradient_factors, share(info, n))
+    return {
+        name: apply_gain_to_factor(split.shares[name].gain, factor, _part(split, name, n))
+        for name, factor in gradient_factors.items()
+    }
+
+
+def _part(split: Split, unit: str, n: int) -> float:
+    """present · c / n, of which L makes a delta out of a gradient."""
+    return split.shares[unit].present * float(split.clip) / n
 
 
 @torch.no_grad()
 def missed(made: Made) -> dict[str, float]:
-    """How far a step misses the law: ‖(w' − w) − Σ_j Δ_j‖ / ‖w' − w‖ of each captured unit, in float64.
+    """How far a step misses the law: ‖(w' − w) − Σ_j Δ_j − past − decay‖ / ‖w' − w‖ of each captured unit, in float64.
 
     Args:
-        made: a step with its weights before and after, and the factors of its deltas.
+        made: a step with its weights before and after, its split, and the factors of its deltas.
 
     Returns:
-        Unit -> a number near the dtype's rounding; 0 where nothing is missed.
+        Unit -> a number near the rounding of the weights, which is ε ‖w‖ / ‖w' − w‖; 0 where nothing is missed.
     """
     formed = per_example.form_units(made.factors)
-    return {name: _missed(made.after[name].double() - made.before[name].double(), d) for name, d in formed.items()}
+    found = {}
+    for name, d in formed.items():
+        change = made.after[name].double() - made.before[name].double()
+        rest = change - d.sum(0, dtype=torch.float64) - made.split.past(name) - made.split.decay(name)
+        found[name] = float(_norm(rest) / _norm(change)) if bool(_norm(rest)) else 0.0
+    return found
 
 
-def _missed(change: Tensor, deltas: Float[Tensor, "n ..."]) -> float:
-    difference = torch.linalg.vector_norm(change - deltas.sum(0, dtype=torch.float64))
-    return float(difference / torch.linalg.vector_norm(change)) if bool(difference) else 0.0
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x)

@@ -1,56 +1,65 @@
-"""One SGD step with gradient clipping by global norm, as a pure function.
+"""Stochastic gradient descent, with momentum, Nesterov's too, and weight decay that is coupled, as in torch."""
 
-The post's formula has no clip coefficient c, and its code logged shifts before clipping; here c is part of the delta
-(``_law.py``) and is kept beside it, so that the unclipped shift is one division away.
-"""
-
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from devinterp_func import checks, tree
-from devinterp_func.tree import Tree
+from devinterp_func import checks
+from devinterp_func.optim._rule import Buffers, clipped
+from devinterp_func.optim._share import Share
+
+MOMENTUM = "momentum_buffer"
 
 
-class StepInfo(NamedTuple):
-    """What a step used: 0-d tensors."""
+@dataclass(frozen=True)
+class Sgd:
+    """m' = μ m + (1 − dampening) u, at the first step m' = u; w' = w − lr · m', Nesterov's: w − lr · (u + μ m').
 
-    lr: Float[Tensor, ""]
-    clip: Float[Tensor, ""]  # c, 1 where clipping was idle
-    grad_norm: Float[Tensor, ""]  # ‖g‖ over ALL parameters, before clipping
-
-    def __repr__(self) -> str:
-        return f"StepInfo(lr={self.lr:.6g}, clip={self.clip:.6g}, grad_norm={self.grad_norm:.6g})"
-
-
-def learning_rate(epoch: int, lr: float = 5.0, gamma: float = 0.9) -> float:
-    """lr · gamma^epoch: the rate is multiplied by gamma after each epoch, the first being 0."""
-    return lr * gamma**epoch
-
-
-@torch.no_grad()
-def update(params: Tree, mean_grads: Tree, *, lr: float, max_norm: float) -> tuple[Tree, StepInfo]:
-    """New parameters w − lr · c · g, and what the step used.
-
-    Args:
-        params: the weights w, any tree of tensors; the new ones carry no autograd graph.
-        mean_grads: the batch gradient g of every parameter.
-        lr: learning rate.
-        max_norm: the largest gradient norm left unclipped; ``math.inf`` clips none.
+    u = c · g + weight_decay · w: the decay is part of the gradient, and is remembered like it. ``torch.optim.SGD``.
 
     Raises:
-        ValueError: if a parameter has no gradient, or lr or max_norm is not positive.
-
-    >>> update({"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}, lr=1.0, max_norm=0.5)
-    ({'w': tensor([-0.3000, -0.4000])}, StepInfo(lr=1, clip=0.1, grad_norm=5))
+        TypeError, ValueError: a value of another type or out of range; it is named.
     """
-    if missing := tree.flat(params).keys() ^ tree.flat(mean_grads).keys():
-        raise ValueError(f"params and mean_grads differ in {sorted(missing)}; both need every parameter")
-    lr, max_norm = checks.positive("lr", lr), checks.positive("max_norm", max_norm, infinite=True)
-    norm = tree.norm(mean_grads)
-    clip = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-    info = StepInfo(torch.as_tensor(lr, dtype=norm.dtype, device=norm.device), clip, norm)
-    factor = float(info.lr * clip)
-    return tree.map(lambda w, g: torch.sub(w, g, alpha=factor), params, mean_grads), info
+
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "dampening", "weight_decay"):
+            object.__setattr__(self, name, checks.non_negative(name, getattr(self, name)))
+        object.__setattr__(self, "nesterov", checks.flag("nesterov", self.nesterov))
+        if self.nesterov and (not self.momentum or self.dampening):
+            raise ValueError(
+                f"nesterov takes a momentum and no dampening; these are {self.momentum} and {self.dampening}"
+            )
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Names of the buffers."""
+        return (MOMENTUM,) if self.momentum else ()
+
+    def init(self, weight: Tensor) -> Buffers:
+        """What is remembered of a unit before the first step."""
+        return {name: torch.zeros_like(weight) for name in self.remembered}
+
+    def step(
+        self, weight: Tensor, grad: Tensor, clip: float, buffers: Buffers, lr: float, t: int, decayed: bool
+    ) -> tuple[Tensor, Buffers, Share]:
+        """One unit's step, the t-th from 1: its new weight and memory, and how the step came about."""
+        decay = self.weight_decay if decayed else 0.0
+        if not self.momentum:
+            share = Share(-lr, 1.0, 0.0, 0.0, 0.0, None, 0.0, decay)
+            if not decay:
+                return torch.sub(weight, grad, alpha=lr * clip), {}, share
+            return weight - lr * clipped(weight, grad, clip, decay), {}, share
+        u, memory = clipped(weight, grad, clip, decay), buffers[MOMENTUM]
+        keep, take = (self.momentum, 1 - self.dampening) if t > 1 else (0.0, 1.0)
+        new = memory * keep + u * take if t > 1 else u.clone()
+        ahead = self.momentum if self.nesterov else None
+        direction = new if ahead is None else torch.add(u, new, alpha=ahead)
+        present, past = (take, keep) if ahead is None else (1 + ahead * take, ahead * keep)
+        share = Share(-lr, present, past, keep, take, memory, 0.0, decay)
+        return torch.sub(weight, direction, alpha=lr), {MOMENTUM: new}, share

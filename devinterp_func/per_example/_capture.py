@@ -38,13 +38,12 @@ from devinterp_func.per_example._factors import (
     Gain,
     Lookup,
     Outer,
-    add_total,
     join,
-    scale,
     size_of,
     some_values,
-    total,
 )
+from devinterp_func.per_example._form import add_total, total
+from devinterp_func.per_example._maps import scale
 from devinterp_func.tree import Params
 from devinterp_func.units import Patterns
 

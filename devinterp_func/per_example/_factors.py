@@ -1,4 +1,4 @@
-"""Factors: what a unit's per-datum gradients are made of, and how they are formed.
+"""Factors: what a unit's per-datum gradients are made of.
 
 For a linear map with input a[j,k] and back-signal b[j,k] (datum j, position k), datum j's weight gradient is
 Σ_k b[j,k] ⊗ a[j,k]; the other factors are its relatives. Whatever is linear in the signals, such as a delta, has the
@@ -7,7 +7,6 @@ a time step.
 """
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -74,8 +73,19 @@ class Sum(NamedTuple):
     parts: tuple["Factor", ...]
 
 
+class Scaled(NamedTuple):
+    """An ``Outer`` each of whose entries has a gain of its own: datum j's is gain ⊙ Σ_k signals[j,k] ⊗ inputs[j,k].
+
+    So are the deltas of an optimizer that divides each entry by a root of its own, such as AdamW. Other factors take
+    the gains of entries into their signals (``scale``).
+    """
+
+    factor: Outer
+    gain: Float[Tensor, "..."]  # of the unit's shape
+
+
 Plain = Outer | Bias | Gain | Lookup
-Factor = Plain | Dense | Sum
+Factor = Plain | Scaled | Dense | Sum
 
 
 def join(parts: Sequence[Factor]) -> Factor:
@@ -90,7 +100,7 @@ def join(parts: Sequence[Factor]) -> Factor:
     if len(parts) == 1:
         return parts[0]
     kinds = {_kind(part) for part in parts}
-    if len(kinds) > 1 or isinstance(parts[0], Dense | Sum) or n_positions(parts[0]) > 1:
+    if len(kinds) > 1 or isinstance(parts[0], Dense | Scaled | Sum) or n_positions(parts[0]) > 1:
         return Sum(tuple(parts))
     return tree.map(lambda *xs: torch.cat(xs, 1) if isinstance(xs[0], Tensor) else xs[0], *parts)
 
@@ -113,6 +123,8 @@ def n_positions(factor: Factor) -> int:
     match factor:
         case Dense():
             return 1
+        case Scaled(outer, _):
+            return n_positions(outer)
         case Sum(parts):
             counts = [n_positions(part) for part in parts]
             return counts[0] if len(set(counts)) == 1 else sum(counts)
@@ -125,6 +137,8 @@ def shape_of(factor: Factor) -> tuple[int, ...]:
     match factor:
         case Dense(gradients):
             return tuple(gradients.shape[1:])
+        case Scaled(outer, _):
+            return shape_of(outer)
         case Sum(parts):
             return shape_of(parts[0])
         case _:
@@ -153,110 +167,9 @@ def some_values(factor: Factor) -> Float[Tensor, "n ..."]:
     match factor:
         case Dense(gradients):
             return gradients
+        case Scaled(outer, _):
+            return outer.signals
         case Sum(parts):
             return some_values(parts[0])
         case _:
             return factor.signals
-
-
-# ---- gradients
-
-
-def gradients(factors: dict[str, Factor]) -> dict[str, Float[Tensor, "n ..."]]:
-    """Each datum's gradient of each unit, formed from its factors."""
-    return {name: form(factor) for name, factor in factors.items()}
-
-
-def form(factor: Factor, out: Tensor | None = None) -> Float[Tensor, "n ..."]:
-    """Each datum's gradient of one unit, written into ``out`` if given."""
-    match factor:
-        case Dense(gradients):
-            return gradients if out is None else out.copy_(gradients)
-        case Sum(parts):
-            shape = (n_data(factor), *shape_of(factor))
-            out = form(parts[0], some_values(factor).new_empty(shape) if out is None else out)
-            for part in parts[1:]:
-                _add_to(out, part)
-            return out
-    if factor.shape is None:
-        return _form(factor, out)
-    made = _form(factor, None if out is None else out.view(len(out), *flat_shape(factor)))
-    return made.view(len(made), *factor.shape) if out is None else out
-
-
-def _form(factor: Plain, out: Tensor | None) -> Float[Tensor, "n ..."]:
-    match factor:
-        case Outer(inputs, signals):
-            return torch.bmm(signals.mT, inputs, out=out)
-        case Bias(signals):
-            return torch.sum(signals, dim=1, out=out)
-        case Gain(inputs, signals):
-            return torch.sum(signals * inputs, dim=1, out=out)
-        case Lookup(tokens, signals, rows):
-            table = signals.new_zeros(len(tokens), rows, signals.shape[-1]) if out is None else out.zero_()
-            _add_to(table, factor)
-            return table
-
-
-def _add_to(out: Float[Tensor, "n ..."], factor: Factor) -> None:
-    """Adds each datum's gradient, forming no second one of a matrix."""
-    match factor:
-        case Outer(inputs, signals):
-            out.view(len(out), *flat_shape(factor)).baddbmm_(signals.mT, inputs)
-        case Lookup(tokens, signals, _):
-            table = out.view(len(out), *flat_shape(factor))
-            table.scatter_add_(1, tokens[..., None].expand_as(signals), signals)
-        case Sum(parts):
-            for part in parts:
-                _add_to(out, part)
-        case _:
-            out.add_(form(factor))
-
-
-def total(factor: Factor) -> Tensor:
-    """The change of a unit by all data together, Σ_j Δ_j, forming no datum's own."""
-    match factor:
-        case Dense(gradients):
-            return gradients.sum(0)
-        case Sum(parts):
-            return reduce(add_total, parts[1:], total(parts[0]))
-        case _:
-            return form(_as_one(factor))[0]
-
-
-def add_total(out: Tensor, factor: Factor) -> Tensor:
-    """``total`` added in place, where no second table or matrix of the unit's size need be made."""
-    match factor:
-        case Dense():
-            return out.add_(total(factor))
-        case Sum(parts):
-            return reduce(add_total, parts, out)
-        case _:
-            _add_to(out[None], _as_one(factor))
-            return out
-
-
-def _as_one(factor: Plain) -> Plain:
-    """All data's positions as those of one datum."""
-    return tree.map(lambda x: x.flatten(0, 1)[None] if isinstance(x, Tensor) else x, factor)
-
-
-def scale_factors(factors: dict[str, Factor], factor: float | Tensor) -> dict[str, Factor]:
-    """The factors of ``factor`` · gradient: only the signals are scaled."""
-    return {name: scale(f, factor) for name, f in factors.items()}
-
-
-def scale(factor: Factor, by: float | Tensor) -> Factor:
-    """The factor of ``by`` · gradient."""
-    match factor:
-        case Dense(gradients):
-            return Dense(gradients * by)
-        case Sum(parts):
-            return Sum(tuple(scale(part, by) for part in parts))
-        case _:
-            return factor._replace(signals=factor.signals * by)
-
-
-def take_data(factor: Factor, rows: slice) -> Factor:
-    """The factors of some of the data."""
-    return tree.map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, factor)

@@ -14,14 +14,14 @@ from torch import Tensor
 from devinterp_func import tree
 from devinterp_func.per_example._factors import (
     Factor,
-    form,
     n_data,
     n_positions,
     shape_of,
     size_of,
     some_values,
-    take_data,
 )
+from devinterp_func.per_example._form import form
+from devinterp_func.per_example._maps import take_data
 from devinterp_func.per_example._products import contributions
 from devinterp_func.tree import Tree
 
@@ -72,7 +72,7 @@ def top_k_from_factors(
     """``top_k`` of the deltas whose factors are given, each outlier with the position that contributed most.
 
     Args:
-        factors: of deltas, not of gradients: ``optim.delta_factors(capture.factors, info, n)``.
+        factors: of deltas, not of gradients: ``optim.delta_factors(capture.factors, split, n)``.
         k, per: as in ``top_k``.
         buffer: ``workspace`` for the deltas; fewer rows than data form them a few data at a time.
 

@@ -16,15 +16,19 @@ from devinterp_func.per_example._factors import (
     Lookup,
     Outer,
     Plain,
+    Scaled,
     Sum,
     flat_shape,
-    form,
     n_data,
     n_positions,
     size_of,
 )
+from devinterp_func.per_example._form import form
+from devinterp_func.per_example._maps import scale, take_data
 from devinterp_func.tree import Params
 
+Single = Plain | Scaled | Dense  # a factor that is no sum
+FORMED = 2**18  # numbers of gradients with a gain that are formed at once
 SPARSE = 20  # of so many rows of a gradient at most one is other than 0: the others are left out of the product
 
 
@@ -37,6 +41,8 @@ def _position_gradients(factor: Factor) -> Float[Tensor, "n C ..."]:
     match factor:
         case Dense(gradients):
             return gradients[:, None]
+        case Scaled(outer, gain):
+            return _position_gradients(outer) * gain
         case Sum(parts):
             return _by_position([_position_gradients(part) for part in parts])
         case _:
@@ -65,6 +71,8 @@ def contributions(factor: Factor, datum: Int[Tensor, "m"], index: Int[Tensor, "m
             return signals.mT[datum, column] * (tokens[datum] == row[:, None])
         case Dense(gradients):
             return gradients.reshape(len(gradients), -1)[datum, index][:, None]
+        case Scaled(outer, gain):
+            return contributions(outer, datum, index) * gain.reshape(-1)[index][:, None]
         case Sum(parts):
             return _by_position([contributions(part, datum, index) for part in parts])
 
@@ -104,6 +112,8 @@ def _amounts(gradient: Tensor, factor: Factor) -> Float[Tensor, "n C"]:
     match factor:
         case Dense(gradients):
             return gradients.reshape(len(gradients), -1) @ gradient.reshape(-1, 1)
+        case Scaled(outer, gain):
+            return _amounts(gradient * gain, outer)
         case Sum(parts):
             return _by_position([_amounts(gradient, part) for part in parts])
     gradient = gradient.reshape(flat_shape(factor))
@@ -133,13 +143,17 @@ def _square(factor: Factor) -> Float[Tensor, "n"]:
     return torch.stack(pairs).sum(0)
 
 
-def _parts(factor: Factor) -> list[Plain | Dense]:
+def _parts(factor: Factor) -> list[Single]:
     """The parts of a sum and of the sums within it; of another factor itself."""
     return [p for part in factor.parts for p in _parts(part)] if isinstance(factor, Sum) else [factor]
 
 
-def _inner(a: Plain | Dense, b: Plain | Dense) -> Float[Tensor, "n"]:
+def _inner(a: Single, b: Single) -> Float[Tensor, "n"]:
     """⟨a_j, b_j⟩ for each datum's gradients by two parts of one unit."""
+    if isinstance(a, Scaled):
+        return _scaled_inner(a, b)
+    if isinstance(b, Scaled):
+        return _scaled_inner(b, a)
     gram = _gram(a, b) if n_positions(a) * n_positions(b) < size_of(a) else None
     if gram is not None:
         return gram.sum((1, 2))
@@ -147,9 +161,34 @@ def _inner(a: Plain | Dense, b: Plain | Dense) -> Float[Tensor, "n"]:
     return (formed.square() if a is b else formed * form(b)).reshape(n_data(a), -1).sum(1)
 
 
-def _gram(a: Plain | Dense, b: Plain | Dense) -> Float[Tensor, "n C D"] | None:
+def _scaled_inner(a: Scaled, b: Single) -> Float[Tensor, "n"]:
+    """``_inner`` of outer products with a gain."""
+    if not isinstance(b, Outer | Scaled):
+        moved = _parts(scale(b, a.gain))  # a gain is as well the other's, where that stays as small: one part
+        return _inner(a.factor, moved[0])
+    shape = flat_shape(a.factor)
+    if flat_shape(b.factor if isinstance(b, Scaled) else b) != shape:
+        each = [slice(j, j + 1) for j in range(n_data(a))]  # those of a large table fill the memory
+        return torch.stack([(form(take_data(a, j)) * form(take_data(b, j))).sum() for j in each])
+    found, rows = a.factor.signals.new_zeros(n_data(a)), max(1, FORMED // max(1, n_data(a) * shape[1]))
+    for at in range(0, shape[0], rows):  # some rows at a time: what is formed of these stays in the cache
+        one = _some_rows(a, slice(at, at + rows))
+        other = one if a is b else _some_rows(b, slice(at, at + rows))
+        found += (one * other).flatten(1).sum(1)
+    return found
+
+
+def _some_rows(factor: Outer | Scaled, rows: slice) -> Float[Tensor, "n r i"]:
+    """Some rows of each datum's gradient."""
+    if isinstance(factor, Scaled):
+        gain = factor.gain.reshape(flat_shape(factor.factor))
+        return _some_rows(factor.factor, rows).mul_(gain[rows])
+    return factor.signals[..., rows].mT @ factor.inputs
+
+
+def _gram(a: Single, b: Single) -> Float[Tensor, "n C D"] | None:
     """The inner products of all positions' parts of a with those of b; None where forming is the only way."""
-    if isinstance(a, Dense) or isinstance(b, Dense) or flat_shape(a) != flat_shape(b):
+    if isinstance(a, Dense | Scaled) or isinstance(b, Dense | Scaled) or flat_shape(a) != flat_shape(b):
         return None
     match a, b:
         case Outer(), Outer():

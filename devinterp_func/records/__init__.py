@@ -1,25 +1,27 @@
 """A run on disk: sealed step records, resumable recording, an opened run, replay and walks over it."""
 
+from devinterp_func.records._backwards import backwards, find_whole
 from devinterp_func.records._dataset import Dataset
 from devinterp_func.records._directory import n_steps, shards, snapshots
 from devinterp_func.records._manifest import RunPath, create, manifest
+from devinterp_func.records._open import open
 from devinterp_func.records._record_step import Recording, delta_buffer, same_bits, to_record
 from devinterp_func.records._recorder import Progress, n_bytes, prepare, record
 from devinterp_func.records._replay import Replay, replay
-from devinterp_func.records._run import Curve, Run, open
+from devinterp_func.records._run import Curve, Run
 from devinterp_func.records._sealed import RecordError, canonical, install
+from devinterp_func.records._split import SplitCourse, split_course
 from devinterp_func.records._step import Shard, StepRecord
 from devinterp_func.records._store import (
-    Verified,
     full_log_bytes,
     read,
     read_evaluations,
     read_params,
     scan,
     scan_shards,
-    verify,
     write_shard,
 )
+from devinterp_func.records._verify import Verified, verify
 from devinterp_func.records._walk import SHARD, Last, read_walk, walk
 
 __all__ = [
@@ -34,11 +36,14 @@ __all__ = [
     "RunPath",
     "SHARD",
     "Shard",
+    "SplitCourse",
     "StepRecord",
     "Verified",
+    "backwards",
     "canonical",
     "create",
     "delta_buffer",
+    "find_whole",
     "full_log_bytes",
     "install",
     "manifest",
@@ -57,6 +62,7 @@ __all__ = [
     "scan_shards",
     "shards",
     "snapshots",
+    "split_course",
     "to_record",
     "verify",
     "walk",

@@ -4,11 +4,12 @@
     data.safetensors                optional: the text, so that the run needs nothing else
     steps/000000.safetensors          a shard: consecutive steps, stacked, named by the first
     params/000000.safetensors         weights before that step
+    state/000000.safetensors          what the optimizer remembers before that step, where it does
     evaluations/002928.safetensors    named numbers for the weights before that step
     .lock                             held while a writer is at work
 
-Each shard names the digest of the one before, the first one that of the manifest; weights and evaluations name the
-shard that led to them. So nothing is lost, exchanged or altered unnoticed.
+Each shard names the digest of the one before, the first one that of the manifest; weights, states and evaluations name
+the shard that led to them. So nothing is lost, exchanged or altered unnoticed.
 """
 
 import re
@@ -20,7 +21,7 @@ from pathlib import Path
 from devinterp_func.records._manifest import RunPath, flock, listed, manifest
 from devinterp_func.records._sealed import Header, RecordError, read_header
 
-FOLDERS = {"steps": "steps", "params": "params", "evaluation": "evaluations"}
+FOLDERS = {"steps": "steps", "params": "params", "state": "state", "evaluation": "evaluations"}
 NAME = re.compile(r"(\d{6}|[1-9]\d{6,})\.safetensors")
 TEMPORARY = re.compile(r"\.(manifest\.json|data\.safetensors|\d{6,}\.safetensors)\.tmp")
 

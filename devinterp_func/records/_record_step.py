@@ -63,8 +63,9 @@ def to_record(move: Move, recording: Recording, buffer: Float[Tensor, "m P"] | N
         datum=_narrow(outliers.datum, len(move.datum), torch.int16),
     )
     kept = {unit: _tensors(factor) for unit, factor in move.factors.items()} if recording.factors else {}
-    lr, clip, grad_norm = (float(value) for value in move.info)
-    host = tree.map(lambda x: x.cpu(), (move.datum, move.losses, outliers, kept))
+    lr, clip, grad_norm = (float(value) for value in (move.split.lr, move.split.clip, move.split.grad_norm))
+    split = tree.map(torch.Tensor.float, move.split.sizes())
+    host = tree.map(lambda x: x.cpu(), (move.datum, move.losses, split, outliers, kept))
     return StepRecord(move.step, move.epoch, move.batch, lr, clip, grad_norm, *host)
 
 
@@ -83,4 +84,6 @@ def _narrow(values: Int[Tensor, "*n"], size: int, *kinds: torch.dtype) -> Intege
 def _tensors(factor: Factor) -> dict[str, Tensor]:
     """A factor's tensors by field; those of a sum after the number of their part, such as "0.tokens"."""
     fields = tree.flat(factor).items()
-    return {name.replace("parts.", ""): value for name, value in fields if isinstance(value, Tensor)}
+    return {
+        name.replace("parts.", "").replace("factor.", ""): value for name, value in fields if isinstance(value, Tensor)
+    }

@@ -1,7 +1,5 @@
 """Training written to a run directory, resumable after a kill at any moment with the same bits."""
 
-import dataclasses
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -13,14 +11,17 @@ from devinterp_func import batches, checks, optim, per_example, text, training, 
 from devinterp_func import graph as graphs
 from devinterp_func.graph import Graph
 from devinterp_func.models import Model
-from devinterp_func.records._dataset import Dataset, dataset, describe_data, pack_data
+from devinterp_func.optim import State
+from devinterp_func.records._dataset import Dataset, dataset, pack_data
+from devinterp_func.records._described import describe
 from devinterp_func.records._directory import file_path, lock, n_steps, numbers, snapshots
-from devinterp_func.records._machine import is_missing, machine, on_device
+from devinterp_func.records._machine import is_missing, on_device
 from devinterp_func.records._manifest import RunPath, create, is_there
 from devinterp_func.records._record_step import Recording, delta_buffer, same_bits, to_record
 from devinterp_func.records._sealed import RecordError
+from devinterp_func.records._snapshot import read_snapshot, write_snapshot
 from devinterp_func.records._step import StepRecord, stack
-from devinterp_func.records._store import read, read_params, write_data, write_evaluation, write_params, write_shard
+from devinterp_func.records._store import read, write_data, write_evaluation, write_shard
 from devinterp_func.records._traced import traced
 from devinterp_func.training import Recipe
 from devinterp_func.tree import Params
@@ -78,12 +79,12 @@ def record(
     with lock(run):
         if not file_path(run, "data", 0).exists():
             write_data(run, pack_data(prepared.data))
-        start, recorded = max(snapshots(run), default=0), n_steps(run)
-        params = read_params(run, start) if start else prepared.params
         due = _Due(run, prepared.graph, prepared.data, recipe, recording)
-        params = on_device(params, device)
-        _settle(due, start, params)
-        yield from _go_on(due, params, start, recorded, check_law)
+        if not snapshots(run):
+            _settle(due, 0, prepared.params, prepared.state)
+        start, recorded = max(snapshots(run)), n_steps(run)
+        params, state = read_snapshot(run, recipe.optimizer, start, device)
+        yield from _go_on(due, params, state, start, recorded, check_law)
 
 
 def prepare(
@@ -112,6 +113,7 @@ class _Prepared(NamedTuple):
     graph: Graph
     data: Dataset
     params: Params  # before step 0
+    state: State
 
 
 def _prepare(run: RunPath, data: Any, model: Model, recipe: Recipe, recording: Recording, device: str) -> _Prepared:
@@ -121,9 +123,10 @@ def _prepare(run: RunPath, data: Any, model: Model, recipe: Recipe, recording: R
     params = training.initial(model, recipe)
     graph = traced(model, params, cut, device)
     _require_fit(cut, graph, recipe, recording)
-    manifest = _describe(cut, model, graph, recipe, recording, device)
+    state = recipe.optimizer.init(params)  # an error before the work where it does not fit the parameters
+    manifest = describe(cut, model, graph, recipe, recording, device)
     is_there(run, manifest)
-    return _Prepared(manifest, graph, cut, params)
+    return _Prepared(manifest, graph, cut, params, state)
 
 
 def _require_right(prepared: _Prepared, device: str) -> None:
@@ -169,22 +172,6 @@ def _require_fit(data: Dataset, graph: Graph, recipe: Recipe, recording: Recordi
         )
 
 
-def _describe(
-    data: Dataset, model: Model, graph: Graph, recipe: Recipe, recording: Recording, device: str
-) -> dict[str, Any]:
-    how = dataclasses.asdict(recipe)
-    return {
-        "model": {**model.source, "name": model.name, "graph": graphs.fingerprint(graph)},
-        "recipe": how | {"max_norm": None if math.isinf(recipe.max_norm) else recipe.max_norm},
-        "recording": dataclasses.asdict(recording) | {"units": list(recording.units)},
-        "n_steps": training.total_steps(recipe, batches.n_data(data.train)),
-        "units": [[name, list(graph.shapes[name])] for name in graphs.choose(graph, recording.units)],
-        "data": describe_data(data),
-        "device": device,
-        **machine(),
-    }
-
-
 class _Due(NamedTuple):
     run: RunPath
     graph: Graph
@@ -204,11 +191,11 @@ class _Due(NamedTuple):
         return done == self.n_steps or done % self.recording.snapshot_every == 0
 
 
-def _go_on(due: _Due, params: Params, start: int, recorded: int, check_law: bool) -> Iterator[Progress]:
+def _go_on(due: _Due, params: Params, state: State, start: int, recorded: int, check_law: bool) -> Iterator[Progress]:
     pending: list[StepRecord] = []
     buffer, step_bytes, writing = None, 0, 0.0
     for move in training.moves(
-        due.graph, params, due.data.train, due.recipe, captured=due.recording.units, start=start
+        due.graph, params, due.data.train, due.recipe, state=state, captured=due.recording.units, start=start
     ):
         buffer = delta_buffer(move.factors) if buffer is None else buffer
         made = to_record(move, due.recording, buffer)
@@ -223,13 +210,13 @@ def _go_on(due: _Due, params: Params, start: int, recorded: int, check_law: bool
             write_shard(due.run, pending)
             pending = []
         writing += time.perf_counter() - began
-        spent, evaluation = _settle(due, done, move.after)
+        spent, evaluation = _settle(due, done, move.after, move.state)
         writing += spent
         missed = max(optim.missed(move).values()) if check_law else 0.0
         yield Progress(done, due.n_steps, made, missed, done * step_bytes, writing, evaluation)
 
 
-def _settle(due: _Due, done: int, params: Params) -> tuple[float, dict[str, float]]:
+def _settle(due: _Due, done: int, params: Params, state: State) -> tuple[float, dict[str, float]]:
     """Writes what is due after ``done`` steps and not there yet; seconds spent writing, and the evaluation."""
     evaluation: dict[str, float] = {}
     if due.evaluation(done) and done not in numbers(due.run, "evaluation"):
@@ -241,7 +228,7 @@ def _settle(due: _Due, done: int, params: Params) -> tuple[float, dict[str, floa
     if evaluation:
         write_evaluation(due.run, done, evaluation)
     if due.snapshot(done) and done not in snapshots(due.run):
-        write_params(due.run, done, params)
+        write_snapshot(due.run, due.recipe.optimizer, done, params, state)
     return time.perf_counter() - began, evaluation
 
 

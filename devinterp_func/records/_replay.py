@@ -8,8 +8,8 @@ from torch import Tensor
 
 from devinterp_func import optim, per_example
 from devinterp_func.records._manifest import RunPath
+from devinterp_func.records._open import open
 from devinterp_func.records._record_step import to_record
-from devinterp_func.records._run import open
 from devinterp_func.records._step import StepRecord
 from devinterp_func.records._store import read
 from devinterp_func.tree import Params

@@ -1,12 +1,12 @@
 """An opened run: what made it, its record, and its steps replayed.
 
-``open`` reads and checks everything once. This is the only place where a run's model and text are built again, where
-the process's threads are set to the run's, and where device and versions are held against those of the recording.
+This is the only place where a run's model is built again and where threads, device and versions are held against those
+of the recording.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,22 +18,20 @@ from torch import Tensor
 from devinterp_func import batches, models, training
 from devinterp_func.graph import Graph, fingerprint, in_order
 from devinterp_func.models import Model
-from devinterp_func.records._dataset import Dataset, unpack_data
+from devinterp_func.optim import State
+from devinterp_func.records._dataset import Dataset
 from devinterp_func.records._directory import n_steps, snapshots
-from devinterp_func.records._machine import is_missing, machine, on_device
-from devinterp_func.records._manifest import RunPath, manifest
+from devinterp_func.records._machine import differences, is_missing, on_device
 from devinterp_func.records._record_step import Recording
 from devinterp_func.records._sealed import RecordError
-from devinterp_func.records._step import StepRecord, equal_bits
-from devinterp_func.records._store import read_data, read_params, scan, scan_shards
+from devinterp_func.records._snapshot import read_snapshot, require_snapshot
+from devinterp_func.records._step import StepRecord
+from devinterp_func.records._store import read_params, scan, scan_shards
 from devinterp_func.records._traced import traced
 from devinterp_func.text import Corpus
 from devinterp_func.training import Move, Recipe
 from devinterp_func.tree import Params
 from devinterp_func.units import Patterns
-
-MADE_BY = {"model", "recipe", "recording", "units", "data", "device", "threads"}  # what a training's manifest says
-BIT_EXACT = ("numpy", "torch")  # whose versions decide the bits of a step
 
 
 class Curve(NamedTuple):
@@ -162,15 +160,37 @@ class Run:
         Raises:
             RecordError: there are no such weights, or as ``moves``.
         """
-        known = self.snapshots
-        at = max(known) if step is None else step
-        if at in known:
+        at = self._at(step)
+        if at in self.snapshots:
             self._require_device()
             return on_device(in_order(self.graph, read_params(self.path, at)), self.device)
-        if not 0 <= at <= self.n_steps:
-            raise RecordError(f"{self} has no weights before step {at}; it has {self.n_steps} recorded steps")
-        *_, last = self.moves(at - 1, at)
-        return last.after
+        return self._led_to(at).after
+
+    def state(self, step: int | None = None) -> State:
+        """What the optimizer remembers before a step, on the run's device: of a snapshot, or replayed as ``params``.
+
+        Args:
+            step: as of ``params``.
+
+        Raises:
+            RecordError: as ``params``.
+        """
+        at = self._at(step)
+        if at in self.snapshots:
+            self._require_device()
+            _, state = read_snapshot(self.path, self.recipe.optimizer, at, self.device)
+            return state._replace(buffers={name: state.buffers[name] for name in self.graph.shapes})
+        return self._led_to(at).state
+
+    def _at(self, step: int | None) -> int:
+        return max(self.snapshots) if step is None else step
+
+    def _led_to(self, step: int) -> Move:
+        """The step before ``step``, replayed."""
+        if not 0 <= step <= self.n_steps:
+            raise RecordError(f"{self} has no weights before step {step}; it has {self.n_steps} recorded steps")
+        *_, last = self.moves(step - 1, step)
+        return last
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[StepRecord]:
         """The records of steps start to stop − 1, as ``records.scan``."""
@@ -199,7 +219,13 @@ class Run:
             raise ValueError(f"steps {start} to {stop} were asked for; {self} has {recorded} recorded steps")
         return start, stop
 
-    def moves(self, start: int = 0, stop: int | None = None, captured: Patterns | None = None) -> Iterator[Move]:
+    def moves(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        captured: Patterns | None = None,
+        origin: tuple[Params, State] | None = None,
+    ) -> Iterator[Move]:
         """The steps start to stop − 1 replayed, bit for bit, from the snapshot at or before ``start``.
 
         The weights are compared with every snapshot passed, those on the way to ``start`` included.
@@ -207,6 +233,7 @@ class Run:
         Args:
             start, stop: steps; ``stop`` is by default as far as the run is recorded.
             captured: the units whose factors the moves carry, as patterns; by default the run's own.
+            origin: weights and state before ``start``, where they are known: no step before it is replayed then.
 
         Raises:
             ValueError: the run does not have these steps, or a pattern matches nothing.
@@ -215,16 +242,23 @@ class Run:
         start, stop = self.span(start, stop)
         self.require_same_machine()
         known = self.snapshots
-        at = max((step for step in known if step <= start), default=None)
+        at = max((step for step in known if step <= start), default=None) if origin is None else start
         if at is None:
             raise RecordError(f"{self} has no snapshot at or before step {start}; its first is before {known[:1]}")
         units = self.recording.units if captured is None else captured
-        params = on_device(read_params(self.path, at), self.device)
-        for move in training.moves(self.graph, params, self.data, self.recipe, captured=units, start=at, stop=stop):
+        if origin is None:
+            origin = read_snapshot(self.path, self.recipe.optimizer, at, self.device)
+        params, state = origin
+        steps = training.moves(
+            self.graph, params, self.data, self.recipe, state=state, captured=units, start=at, stop=stop
+        )
+        del origin, params, state  # three times the weights, which nothing needs after the first step
+        for move in steps:
             if move.step + 1 in known:
-                self._require_same(move)
+                require_snapshot(self.path, self.recipe.optimizer, move.step + 1, move.after, move.state)
             if move.step >= start:
                 yield move
+            del move  # nor does anything need this one while the next is made
 
     def require_same_machine(self) -> None:
         """Refuses where replayed steps would have other bits than the recorded ones.
@@ -232,23 +266,8 @@ class Run:
         Raises:
             RecordError: threads, versions, processor or device are not the run's; each is named with its remedy.
         """
-        here, there = machine(), self.manifest
-        wrong = []
-        if here["threads"] != there["threads"]:
-            remedy = f"call torch.set_num_threads({there['threads']}), or records.open(run) again"
-            wrong.append(f"{here['threads']} threads here, {there['threads']} there: {remedy}")
         self._require_device()
-        if not self.anywhere:
-            for name in BIT_EXACT:
-                if here["versions"][name] != (recorded := there["versions"].get(name)):
-                    wrong.append(
-                        f"{name} {here['versions'][name]} here, {recorded} there: pip install {name}=={recorded}"
-                    )
-            if self.device == "cpu" and here["processor"] != there["processor"]:
-                wrong.append(
-                    f"processor {here['processor']} here, {there['processor']} there: replay it where it was made"
-                )
-        if wrong:
+        if wrong := differences(self.manifest, self.device, self.anywhere):
             hint = "records.open(run, anywhere=True) tries all the same; snapshots passed on the way are still compared"
             raise RecordError("\n  ".join([f"{self} cannot be replayed bit for bit in this process:", *wrong, hint]))
 
@@ -258,60 +277,3 @@ class Run:
                 f"{self} was made on {self.device!r}, and there is no such device here; "
                 "records.open(run, anywhere=True) replays it on the CPU, where bits may differ"
             )
-
-    def _require_same(self, move: Move) -> None:
-        """Holds the weights after a step against their snapshot."""
-        there = read_params(self.path, move.step + 1)
-        for name, weight in move.after.items():
-            if not equal_bits(weight.cpu(), there[name]):
-                difference = float((weight.cpu() - there[name]).abs().max())
-                raise RecordError(
-                    f"{self}: {name} before step {move.step + 1}, replayed, differs from the snapshot's by up to "
-                    f"{difference:.2g}. Was the run made on another machine? What follows would not be its steps"
-                )
-
-
-def open(run: RunPath, *, model: Model | None = None, anywhere: bool = False) -> Run:
-    """Opens a run directory: everything about it is read and checked once.
-
-    Sets torch's number of threads to the run's, which its bits depend on.
-
-    Args:
-        run: the directory, or an opened run.
-        model: what made it, where the manifest does not say enough to build it again: a module of your own.
-        anywhere: let steps be replayed on another processor or with other versions, where their bits may differ.
-
-    Raises:
-        RecordError: there is no run, it is damaged or of another format, or nothing of it is recorded yet.
-    """
-    opened = run if isinstance(run, Run) else _read(run)
-    if torch.get_num_threads() != opened.manifest["threads"]:
-        torch.set_num_threads(opened.manifest["threads"])
-    if model is not None and (
-        lacking := [name for name in opened.shapes if model.shapes.get(name) != opened.shapes[name]]
-    ):
-        raise RecordError(f"{opened}: the model that was given has not the run's {', '.join(lacking)}")
-    opened = opened if model is None else replace(opened, given=model)
-    if anywhere and not opened.anywhere:
-        return replace(opened, anywhere=True, device="cpu" if is_missing(opened.device) else opened.device)
-    return opened
-
-
-def _read(run: RunPath) -> Run:
-    body = manifest(run)
-    if lacking := MADE_BY - body.keys():
-        raise RecordError(f"{run} is no training's run, as its manifest lacks {', '.join(sorted(lacking))}")
-    if not n_steps(run):
-        raise RecordError(f"{run} has no recorded steps yet; experiments/capture.py goes on with it")
-    recipe, recording = (
-        read_recipe(body["recipe"]),
-        Recording(**body["recording"] | {"units": tuple(body["recording"]["units"])}),
-    )
-    data = unpack_data(body["data"], read_data(run), recipe.context)
-    shapes = {name: tuple(shape) for name, shape in body["units"]}
-    return Run(Path(run), body, recipe, recording, data, shapes, body["device"])
-
-
-def read_recipe(fields: dict[str, Any]) -> Recipe:
-    """A recipe from its manifest, where null stands for no clipping."""
-    return Recipe(**fields | {"max_norm": float("inf") if fields["max_norm"] is None else fields["max_norm"]})

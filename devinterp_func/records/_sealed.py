@@ -17,8 +17,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-FORMAT = 3
-READERS = {1: "devinterp_func 0.1"}  # which version reads an older format
+FORMAT = 4
+UNRELEASED = "an unreleased devinterp_func 0.2.0, from before its optimizers with memory,"
+READERS = {1: "devinterp_func 0.1", 2: UNRELEASED, 3: UNRELEASED}  # which version reads an older format
 ENTRY = "devinterp_func"  # a single entry: safetensors writes several in random order, and files would not reproduce
 
 
@@ -29,8 +30,8 @@ class RecordError(RuntimeError):
 class Header(NamedTuple):
     """What a sealed file says about itself."""
 
-    kind: str  # "steps", "params", "evaluation" or "data"
-    step: int  # the first step of a shard; the step that weights or evaluation come before
+    kind: str  # "steps", "params", "state", "evaluation" or "data"
+    step: int  # the first step of a shard; the step that weights, state or evaluation come before
     count: int  # type: ignore[assignment]  # steps in the file
     run: str  # digest of the run's manifest
     previous: str  # digest of the shard before

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from devinterp_func.optim import Sizes
 from devinterp_func.per_example import Outliers
 from devinterp_func.records._sealed import RecordError
 from devinterp_func.tree import Tree, map
@@ -24,12 +25,14 @@ class StepRecord(NamedTuple):
     epoch: int
     batch: int
     lr: float
-    clip: float  # the coefficient c ≤ 1; delta / c is the unclipped shift
+    clip: float  # the coefficient c ≤ 1
     grad_norm: float  # before clipping, over all parameters
     datum: Int[Tensor, "n"]  # row numbers of the training data
     loss: Float[Tensor, "n"]  # mean over the datum's positions, nats
-    outliers: Outliers  # (n, k), or (k,) for the whole step
-    factors: Factors  # {} unless recorded: unit -> {"inputs": (n, C, in), "signals": (n, C, out)}; "0.inputs" in a sum
+    split: Sizes  # of all units' changes: how much is present, past and decay
+    outliers: Outliers  # of the present deltas: (n, k), or (k,) for the whole step
+    factors: Factors  # of the deltas, {} unless recorded: unit -> {"inputs": (n, C, in), "signals": (n, C, out)}, as
+    # the factor's kind has them; "gain": the unit's shape, where each entry has its own; "0.inputs" in a sum
 
     def __repr__(self) -> str:
         return _describe(self)
@@ -48,6 +51,7 @@ class Shard(NamedTuple):
     grad_norm: Float[Tensor, "S"]
     datum: Int[Tensor, "S n"]
     loss: Float[Tensor, "S n"]
+    split: Sizes  # (S, U, 3)
     outliers: Outliers  # (S, n, k), or (S, k) for whole steps
     factors: Factors  # unit -> {"inputs": (S, n, C, in), ...}
 
@@ -82,6 +86,7 @@ def _flatten(record: StepRecord) -> dict[str, Tensor]:
         **{name: float64(getattr(record, name)) for name in MEASURES},
         "datum": record.datum,
         "loss": record.loss,
+        **{f"split/{name}": tensor for name, tensor in record.split._asdict().items()},
         **outliers,
         **{f"factors/{unit}/{name}": t for unit, factors in record.factors.items() for name, t in factors.items()},
     }
@@ -98,13 +103,14 @@ def unstack(first: int, tensors: dict[str, Tensor]) -> Shard:
             unit, _, factor = name.removeprefix("factors/").rpartition("/")
             factors.setdefault(unit, {})[factor] = tensors[name]
     plain = {name: tensors[name] for name in (*COUNTS, *MEASURES, "datum", "loss")}
-    return Shard(first, len(plain["step"]), **plain, outliers=outliers, factors=factors)
+    split = Sizes(*(tensors[f"split/{name}"] for name in Sizes._fields))
+    return Shard(first, len(plain["step"]), **plain, split=split, outliers=outliers, factors=factors)
 
 
 def take_row(shard: Shard, row: int) -> StepRecord:
     """The record in a row of the shard: views of its tensors."""
     numbers = [getattr(shard, name)[row].item() for name in (*COUNTS, *MEASURES)]
-    arrays = (shard.datum, shard.loss, shard.outliers, shard.factors)
+    arrays = (shard.datum, shard.loss, shard.split, shard.outliers, shard.factors)
     return StepRecord(*numbers, *map(lambda tensor: tensor[row], arrays))
 
 
@@ -137,6 +143,8 @@ def _short(value: Tree) -> str:
         return str(list(value.shape))
     if isinstance(value, Outliers):
         return _short(value.delta)
+    if isinstance(value, Sizes):
+        return _short(value.size)
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name}: {_short(part)}' for name, part in value.items())}}}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

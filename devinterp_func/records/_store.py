@@ -6,45 +6,17 @@ A run is a directory (``_directory.py``) of sealed files (``_sealed.py``); this 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from devinterp_func.records._directory import (
-    chain,
-    file_path,
-    last_shard,
-    n_steps,
-    numbers,
-    require,
-    shards,
-    snapshots,
-    unfinished,
-)
+from devinterp_func.optim import State
+from devinterp_func.records._directory import chain, file_path, last_shard, n_steps, numbers, require, snapshots
 from devinterp_func.records._manifest import RunPath, manifest
 from devinterp_func.records._readonly import freeze
 from devinterp_func.records._sealed import Header, RecordError, read_sealed, write_sealed
 from devinterp_func.records._step import Shard, StepRecord, float64, stack, take_row, unstack
 from devinterp_func.tree import Params
-
-
-class Verified(NamedTuple):
-    """What `verify` found whole."""
-
-    steps: int
-    shards: int
-    snapshots: int
-    files: int
-    bytes: int
-    complete: bool  # all the manifest's n_steps are there, and the weights after the last
-    unfinished: tuple[str, ...]  # temporary files a crash left; the next writer removes them
-
-    def __repr__(self) -> str:
-        state = "complete" if self.complete else "cut short or still growing"
-        unfinished = f", {len(self.unfinished)} unfinished temporary files" if self.unfinished else ""
-        counts = f"{self.steps} steps in {self.shards} shards, {self.snapshots} snapshots, {self.files} files"
-        return f"Verified({counts}, {self.bytes / 1e6:.1f} MB, {state}{unfinished})"
 
 
 def write_shard(run: RunPath, records: Sequence[StepRecord]) -> Path:
@@ -72,6 +44,16 @@ def write_params(run: RunPath, step: int, params: Params) -> Path:
         RecordError: steps are missing, these weights are there already, or the system refused to write.
     """
     return _write_beside(run, "params", step, params)
+
+
+def write_state(run: RunPath, step: int, state: State) -> Path:
+    """Stores what the optimizer remembers before ``step``; the steps up to it are already written.
+
+    Raises:
+        RecordError: as `write_params`.
+    """
+    flat = {f"{unit}/{name}": x for unit, buffers in state.buffers.items() for name, x in buffers.items()}
+    return _write_beside(run, "state", step, flat)
 
 
 def write_evaluation(run: RunPath, step: int, values: Mapping[str, float]) -> Path:
@@ -138,7 +120,22 @@ def read_params(run: RunPath, step: int) -> Params:
     """
     if step not in snapshots(run):
         raise RecordError(f"{run} has no weights before step {step}; it has those before {snapshots(run)}")
-    return _own(_load(run, "params", step)[1])
+    return _own(load(run, "params", step)[1])
+
+
+def read_state(run: RunPath, step: int) -> State:
+    """What the optimizer remembers before ``step``, in memory of its own; units without memory are not among it.
+
+    Raises:
+        RecordError: none is stored for this step (the error names those there are), or it is damaged.
+    """
+    if step not in (there := numbers(run, "state")):
+        raise RecordError(f"{run} has no state of the optimizer before step {step}; it has those before {there}")
+    buffers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in _own(load(run, "state", step)[1]).items():
+        unit, _, name = key.rpartition("/")
+        buffers.setdefault(unit, {})[name] = tensor
+    return State(step, buffers)
 
 
 def read_data(run: RunPath) -> dict[str, Tensor]:
@@ -147,7 +144,7 @@ def read_data(run: RunPath) -> dict[str, Tensor]:
     Raises:
         RecordError: the run has none, or it is damaged.
     """
-    return _own(_load(run, "data", 0)[1])
+    return _own(load(run, "data", 0)[1])
 
 
 def read_evaluations(run: RunPath) -> dict[int, dict[str, float]]:
@@ -158,44 +155,17 @@ def read_evaluations(run: RunPath) -> dict[int, dict[str, float]]:
     """
     manifest(run)
     steps = numbers(run, "evaluation")
-    return {step: {name: t.item() for name, t in _load(run, "evaluation", step)[1].items()} for step in steps}
+    return {step: {name: t.item() for name, t in load(run, "evaluation", step)[1].items()} for step in steps}
 
 
-def verify(run: RunPath) -> Verified:
-    """Recomputes every digest of the run and follows the chain. A run cut short is whole, though not complete.
-
-    Raises:
-        RecordError: the first fault found: a file damaged, missing, out of order, foreign or of another format.
-    """
-    body = manifest(run)
-    # Shards are listed after what refers to them: a writer may be adding both.
-    listed = [(kind, step) for kind in ("params", "evaluation", "steps") for step in numbers(run, kind)]
-    listed += [("data", 0)] if file_path(run, "data", 0).exists() else []
-    headers = {entry: _load(run, *entry)[0] for entry in listed}
-    n_shards = len(shards(run))
-    for (kind, step), header in headers.items():
-        if kind in ("params", "evaluation") and header.previous != _led_to(run, kind, step).digest:
-            raise RecordError(f"{file_path(run, kind, step)}: does not follow from the steps recorded before it")
-    steps = sum(header.count for header in headers.values())
-    files = [Path(run) / "manifest.json", *(file_path(run, *entry) for entry in listed)]
-    return Verified(
-        steps=steps,
-        shards=n_shards,
-        snapshots=sum(kind == "params" for kind, _ in listed),
-        files=len(files),
-        bytes=sum(file.stat().st_size for file in files),
-        complete=steps == body.get("n_steps") and ("params", steps) in headers,
-        unfinished=tuple(str(file.relative_to(run)) for file in unfinished(run)),
-    )
-
-
-def _load(run: RunPath, kind: str, step: int) -> tuple[Header, dict[str, Tensor]]:
+def load(run: RunPath, kind: str, step: int) -> tuple[Header, dict[str, Tensor]]:
+    """A file of the run, whole and where it belongs."""
     root = manifest(run)["digest"]
     header, tensors = read_sealed(file_path(run, kind, step))
     return require(file_path(run, kind, step), header, kind, root), tensors
 
 
-def _led_to(run: RunPath, kind: str, step: int) -> Header:
+def led_to(run: RunPath, kind: str, step: int) -> Header:
     """The shard whose last step led to the weights before ``step``."""
     header = last_shard(run, before=step)
     if header.step + header.count < step:
@@ -207,7 +177,7 @@ def _led_to(run: RunPath, kind: str, step: int) -> Header:
 
 
 def _write_beside(run: RunPath, kind: str, step: int, tensors: Mapping[str, Tensor]) -> Path:
-    last = _led_to(run, kind, step)
+    last = led_to(run, kind, step)
     return write_sealed(file_path(run, kind, step), Header(kind, step, 0, last.run, last.digest), _own(tensors))
 
 
@@ -222,7 +192,7 @@ def _span(steps: list[int]) -> str:
 
 
 def _shard(run: RunPath, header: Header) -> Shard:
-    return unstack(header.step, _load(run, "steps", header.step)[1])
+    return unstack(header.step, load(run, "steps", header.step)[1])
 
 
 def _records(shard: Shard, start: int, end: int) -> Iterator[StepRecord]:

@@ -6,7 +6,7 @@ Its parts are modules, imported when first used: the terminal needs no matplotli
 from importlib import import_module
 from typing import Any
 
-__all__ = ["drawing", "page", "plots", "report", "results", "schema", "tables", "terminal", "words"]
+__all__ = ["comparison", "drawing", "page", "plots", "report", "results", "schema", "tables", "terminal", "words"]
 
 
 def __getattr__(name: str) -> Any:

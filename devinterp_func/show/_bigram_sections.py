@@ -29,6 +29,9 @@ was replayed, and the entries that it moved most were found among all pairs of t
 
 A shift is the sum of three terms, `W_U ΔW_Eᵀ + ΔW_U W_Eᵀ + ΔW_U ΔW_Eᵀ`. Where it says centred, the corpus' mean over
 outputs and inputs is taken off, which leaves what belongs to the pair and not to its tokens."""
+CAUSES = """A shift is also the sum of what the step's own texts did (present), what texts of earlier steps did through
+the optimizer's memory (past), what weight decay did, and the third term, in which these meet. The text shown beside a
+shift is the one of the step's own that did most: where most of a shift is past, other texts caused it."""
 
 
 def stem(start: int) -> str:
@@ -140,10 +143,25 @@ def _walk_items(run: Run, folder: Path, name: str) -> list[Markup]:
     spans = _with_shares(found["spans"], vocab)
     return [
         *items,
+        *_cause_items(run, folder, name),
         page.typed_table(net, kinds["net"], vocab, "What each span changed most, among all pairs, centred.", fold=45),
         page.typed_table(largest, tables.BIGRAM_LARGEST, vocab, columns=shown, fold=30),
         page.typed_table(spans, kinds["spans"], vocab),
         page.details("Do the shifts add up?", sums),
+    ]
+
+
+def _cause_items(run: Run, folder: Path, name: str) -> list[Markup]:
+    """What is present, past and decay; nothing where all is present, as with plain descent, or was not looked for."""
+    if not results.has_table(folder, f"{name}_causes"):
+        return []
+    spans = results.read_table(folder, f"{name}_causes", tables.BIGRAM_CAUSES)
+    if not spans.select((pl.col("past") != 0) | (pl.col("decay") != 0)).to_series().any():
+        return []
+    each = results.read_table(folder, f"{name}_largest_causes", tables.BIGRAM_LARGEST_CAUSES)
+    return [
+        page.typed_table(spans, tables.BIGRAM_CAUSES, run.corpus.vocab, CAUSES),
+        page.typed_table(each, tables.BIGRAM_LARGEST_CAUSES, run.corpus.vocab, fold=30),
     ]
 
 

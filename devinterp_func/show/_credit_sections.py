@@ -17,7 +17,10 @@ from devinterp_func.show.page import Excerpt, Section, Word
 CREDITS = """A probe is a number that follows from the weights: the loss on some texts, a word's log-probability, an
 entry of the bigram decoder, a neuron's squared norm, a head's attention. Every step was replayed, and what it did to
 each probe was split over the data of the step and their token positions. These credits are complete up to the
-quadrature: they add up to what the probe did, and what they miss is given as a share of Σ|Δf|.
+quadrature: they add up to what the probe did, and what they miss is given as a share of Σ|Δf|. Where the optimizer
+remembers or decays, two more parts belong to no datum of the step and are counted beside the credits: past, what
+earlier data did through the optimizer's memory, and decay, what weight decay did. A credit is then of a datum's present
+share of its step.
 
 A credit has the sign of the probe's change: data of positive credit raised it, data of negative credit lowered it. For
 a loss, to lower it is to help."""
@@ -25,8 +28,10 @@ HEADS = """At every snapshot: each head's attention from a token to the ones tha
 bracket to its opening one, to the token before, to earlier ones of the same kind), less what the same head gives, from
 other queries, to keys at the same distances. Every query has a token before it, so that pattern has no control."""
 TRUST = """Two tests of a credit. Completeness: how much of what a step did to a probe does an estimate miss?
-Counterfactual: does a datum's amount predict what the step would have done without it? The gradient at the start is
-what first-order influence scores use."""
+Counterfactual: does a datum's amount predict what the step would have done without it? To take its delta away is to
+hold the rest of the step as it was; where the optimizer remembers, the step was rerun without it, too, with the clip
+coefficient and the memory that follow. The gradient at the start is what first-order influence scores use."""
+REST = {"past": "earlier data's, through the optimizer's memory", "decay": "weight decay's"}
 CAUSE = "Planted bigrams: are the data of the highest credits those that contain them?"
 
 
@@ -59,8 +64,10 @@ def credit_sections(run: Run, folder: Path) -> list[Section]:
     whole["ledger_courses"] = tables.longest(whole["ledger_courses"])
     summary = tables.ledger_summary(whole["ledger_courses"])
     caption = "All probes. Raised and lowered: sums of the positive and of the negative credits of single data."
-    formats: dict[str, page.Format] = dict.fromkeys(("at the start", "at the end", "raised", "lowered"), page.shown)
-    shown = summary.drop("nodes", "texts", "seed")
+    told = ("at the start", "at the end", "raised", "lowered", *REST)
+    formats: dict[str, page.Format] = dict.fromkeys(told, page.shown)
+    shown = summary.drop("nodes", "texts", "seed", *(name for name in REST if not (summary[name] != 0).any()))
+    formats = {name: how for name, how in formats.items() if name in shown.columns}
     found = [Section("Credits", CREDITS, [page.table(shown, caption, formats | {"missed": ".2%"})])]
     for row in summary.iter_rows(named=True):
         key = pl.all_horizontal(pl.col(name) == row[name] for name in tables.LEDGER_KEY)
@@ -77,9 +84,12 @@ def _probe_section(run: Run, row: dict[str, Any], parts: dict[str, pl.DataFrame]
         "lowered by": (row["lowered"], "sum of the negative credits"),
         "missed": (f"{row['missed']:.2%}", "of Σ|Δf|"),
     }
+    facts |= {name: (row[name], said) for name, said in REST.items() if row[name]}
     courses = parts["ledger_courses"]
     wide, narrow = (course_figure(courses, run.steps_per_epoch, width) for width in (WIDE, NARROW))
     below = "Above, the probe. Below, the credits of each window: data that raised it, and data that lowered it."
+    if courses.select(*REST).to_numpy().any():
+        below += " Dashed, past and decay, which are no datum's of these steps; they count in the net."
     figure = page.figure(wide, below, f"{probe} and its credits over training", narrow)
     inputs = parts["ledger_inputs"].drop(tables.LEDGER_KEY)
     items = [
@@ -96,12 +106,14 @@ def _probe_section(run: Run, row: dict[str, Any], parts: dict[str, pl.DataFrame]
 def course_figure(courses: pl.DataFrame, per_epoch: int | None = None, width: float | int = WIDE) -> Figure:
     """``plots.credit_bands`` of one probe's rows of the table of courses."""
     last = courses.select(
-        pl.col("step") + pl.col("steps"), pl.sum_horizontal("value", "raised", "lowered", "net missed").alias("value")
+        pl.col("step") + pl.col("steps"),
+        pl.sum_horizontal("value", "raised", "lowered", *REST, "net missed").alias("value"),
     ).tail(1)
     ends = pl.concat([courses.select("step", "value"), last])
     columns = ends["step"], ends["value"], courses["raised"], courses["lowered"]
     edges, value, raised, lowered = (x.to_torch() for x in columns)
-    return plots.credit_bands(edges, value, raised, lowered, courses["probe"][0], per_epoch, width)
+    rest = courses.select(pl.sum_horizontal(*REST)).to_series().to_torch()
+    return plots.credit_bands(edges, value, raised, lowered, courses["probe"][0], per_epoch, width, rest=rest)
 
 
 def _texts(run: Run, texts: pl.DataFrame, probe: str, most: int = 6) -> Iterator[Markup]:

@@ -10,7 +10,8 @@ from devinterp_func.show._spans import one_span
 from devinterp_func.show.page import Section
 
 LEAD = """Can layers be read in other directions than the neurons'? Singular directions of what each unit gained, beside
-its weights that changed most, and beside random rotations as the control: which tokens moved each."""
+its weights that changed most, and beside random rotations as the control: which tokens moved each. Amounts are of what
+the data of the steps did: past and decay, where the optimizer remembers or decays, are in none of them."""
 WORDS = "The tokens that moved each singular pair most, all their positions together."
 
 

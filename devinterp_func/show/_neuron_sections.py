@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from devinterp_func import neurons, units
 from devinterp_func.records import Run
-from devinterp_func.show import _neuron_cards, page, plots, results, tables, words
+from devinterp_func.show import _neuron_cards, _split_sections, page, plots, results, tables, words
 from devinterp_func.show.drawing import NARROW, WIDE
 from devinterp_func.show.page import Section
 
@@ -78,7 +78,8 @@ def outliers_section(run: Run, folder: Path) -> list[Section]:
             page.typed_table(head.head(HEAD), tables.ATTRIBUTION, vocab),
         ),
     ]
-    return [Section("Outliers", "The weights that each datum moved most.", items)]
+    lead = f"The weights that each datum moved most. {_split_sections.present_words(run, folder)}".strip()
+    return [Section("Outliers", lead, items)]
 
 
 def verdict_sections(run: Run, folder: Path) -> list[Section]:

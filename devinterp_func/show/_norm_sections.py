@@ -11,7 +11,8 @@ from devinterp_func.show.page import Section
 from devinterp_func.text import Vocab
 
 LEAD = """The growth of every neuron's squared norm, split over the tokens of the steps' data. In first order a large
-part of it belongs to no token; credits leave nothing."""
+part of it belongs to no token; credits leave nothing but past, what earlier data did through the optimizer's memory,
+and decay, which belong to no token of the steps."""
 NEURONS = "Neurons that grew most and least, with the target tokens that built them and wore them down."
 
 
@@ -29,13 +30,18 @@ def sections(run: Run, folder: Path) -> list[Section]:
     units, neurons, tokens = (results.read_table(folder, *pair) for pair in zip(names, kinds, strict=True))
     vocab = run.corpus.vocab
     told = neurons.join(token_words(tokens, vocab), on=["from", "to", "neuron"], how="left", maintain_order="left")
-    (units, told), span = one_span([units, told.drop("axis")])
+    (units, told), span = one_span([_with_what_there_is(units), _with_what_there_is(told.drop("axis"))])
     first = [name for name in ("from", "to", "neuron", "growth", "built by", "worn down by") if name in told.columns]
     items = [
         page.typed_table(units, tables.NORM_UNITS, vocab, fold=12),
         page.typed_table(told.select(*first, pl.exclude(first)), tables.NORM_NEURONS, vocab, NEURONS, fold=12),
     ]
     return [Section("What built the neurons", f"{LEAD} {span}".strip(), items)]
+
+
+def _with_what_there_is(table: pl.DataFrame) -> pl.DataFrame:
+    """The table without past or decay, where there was none."""
+    return table.drop([name for name in ("past", "decay") if not (table[name] != 0).any()])
 
 
 def token_words(tokens: pl.DataFrame, vocab: Vocab, reading: str = "target") -> pl.DataFrame:

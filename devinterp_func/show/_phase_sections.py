@@ -19,7 +19,8 @@ from devinterp_func.stats import Points
 from devinterp_func.text import Vocab
 
 LEAD = (
-    "How large steps are, how their data agree, what can be predicted by then; change points, and what they are worth."
+    "How much the data of a step did, how they agree, what can be predicted by then; change points, and what they are "
+    "worth. Past and decay, where the optimizer remembers or decays, are left out of these measures."
 )
 RAW = ("windows", "snapshots")  # tables that others sum up
 DRAWN = (

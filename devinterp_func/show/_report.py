@@ -11,11 +11,13 @@ from devinterp_func.show import (
     _bigram_sections,
     _credit_sections,
     _direction_sections,
+    _lifetime_sections,
     _neuron_sections,
     _norm_sections,
     _phase_sections,
     _retrain_sections,
     _run_sections,
+    _split_sections,
     page,
     results,
 )
@@ -24,15 +26,17 @@ from devinterp_func.show.page import Section, counted
 POST = "https://www.lesswrong.com/posts/DtkA5jysFZGv7W4qP/training-process-transparency-through-gradient"
 TOPICS = (  # each has ``sections(run, folder)``; in the order of the page
     _run_sections,
+    _split_sections,
     _neuron_sections,
     _bigram_sections,
     _credit_sections,
+    _lifetime_sections,
     _norm_sections,
     _direction_sections,
     _phase_sections,
     _retrain_sections,
 )
-OF_ANY_DATA = (_run_sections, _neuron_sections)
+OF_ANY_DATA = (_run_sections, _split_sections, _neuron_sections)
 NO_TEXT = """The data of this run are tensors, no text. Notable tokens, flips, bigrams, ledgers by token, heads, norms,
 directions and phases are told in words, which these data do not have; the library's functions take any data."""
 SCRIPTS = {  # stage, also its script's name -> what it adds to the page
@@ -42,6 +46,7 @@ SCRIPTS = {  # stage, also its script's name -> what it adds to the page
     "activations": "what activations alone would have shown",
     "bigram": "when bigrams are learnt, and which texts moved the bigram decoder",
     "ledger": "which data raised and which lowered a probe",
+    "lifetime": "what data did beyond their own steps, through the optimizer's memory",
     "heads": "what attention heads come to attend to",
     "counterfactual": "how far a credit can be trusted",
     "norms": "which tokens built the neurons",

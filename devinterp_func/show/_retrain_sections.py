@@ -9,7 +9,8 @@ from devinterp_func.show import page, results, tables
 from devinterp_func.show.page import Section
 
 LEAD = """Is a credit true? The same steps retrained without the data that were credited most, without those that moved
-the weights most, and without random ones; and one more step on chosen data alone."""
+the weights most, and without random ones; and one more step on chosen data alone. The optimizer's memory goes on from
+what is left of the data."""
 
 
 def sections(run: Run, folder: Path) -> list[Section]:

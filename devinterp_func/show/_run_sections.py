@@ -46,7 +46,12 @@ def facts(run: Run, curve: records.Curve, evaluations: Mapping[int, Mapping[str,
     clip = [shown(float(bound)) for bound in (curve.clip.min(), curve.clip.max())]
     captured, verified = units.n_parameters(run.shapes), records.verify(run)
     late = curve.loss[-max(1, run.steps_per_epoch // 10) :]
+    how = words.in_full(run.manifest["recipe"])
     found = {
+        "optimizer": (
+            words.optimizer_name(how["optimizer"]),
+            f"rate {how['lr']:g}, {words.schedule_words(how['schedule'])}",
+        ),
         "per-datum updates recorded": updates,
         "captured weights": (captured, f"in {counted(len(run.shapes), 'unit')}"),
         "training loss at the end": (float(late.mean()), f"nats, mean of {counted(len(late), 'step')}"),
@@ -55,7 +60,7 @@ def facts(run: Run, curve: records.Curve, evaluations: Mapping[int, Mapping[str,
         "full logging would take": _full_log(run, records.full_log_bytes(captured, updates)),
     }
     if (missed := law(run)) is not None:
-        found["the law"] = (f"{missed:.1e}", "of a step, replayed, is missed by the sum of its data's deltas")
+        found["the law"] = (f"{missed:.1e}", "of a step, replayed, is missed by the sum of present, past and decay")
     last = evaluations.get(run.n_steps, {})
     if run.is_text:
         return found | {f"{split} perplexity": terminal.perplexity(loss) for split, loss in last.items()}
@@ -73,7 +78,9 @@ def law(run: Run) -> float | None:
 
 def settings_frame(run: Run) -> pl.DataFrame:
     """Model, training and recording, a setting a row."""
-    parts = {"model": _model(run), "training": asdict(run.recipe), "recording": asdict(run.recording)}
+    how = words.in_full(run.manifest["recipe"])
+    said = {"optimizer": words.optimizer_words(how["optimizer"]), "schedule": words.schedule_words(how["schedule"])}
+    parts = {"model": _model(run), "training": vars(run.recipe) | said, "recording": asdict(run.recording)}
     rows = [(part, name, _said(value)) for part, of in parts.items() for name, value in of.items()]
     rows += [("machine", "device", run.device), ("machine", "threads", _said(run.manifest["threads"]))]
     rows += [("versions", name, number) for name, number in run.manifest["versions"].items()]

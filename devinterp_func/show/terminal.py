@@ -4,7 +4,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxtyping import Float, Int
@@ -39,24 +39,33 @@ __all__ = [
 Item = TypeVar("Item")
 
 
-def loss_table(curve: Curve, evaluations: Mapping[int, Mapping[str, float]]) -> Table:
+def loss_table(
+    curve: Curve, evaluations: Mapping[int, Mapping[str, float]], rates: Sequence[float] | None = None
+) -> Table:
     """Training along a run, in steps of about √10.
 
     Args:
         curve: of ``records.open(run).curve()``.
         evaluations: steps made -> split -> loss in nats, of ``records.read_evaluations``.
+        rates: the learning rate of each step, where it is to be shown.
     """
-    table = Table(
-        "steps made", "training loss", "clip", "valid loss", "valid perplexity", "test loss", "test perplexity"
-    )
+    held_out = ("valid loss", "valid perplexity", "test loss", "test perplexity")
+    headers, rows = ("steps made", "training loss", *(("rate",) if rates else ()), "clip", *held_out), []
     n = len(curve.loss)
     steps = {round(10 ** (i / 2)) for i in range(2 * int(math.log10(n)) + 1)} | {n} | evaluations.keys()
     for done in sorted(steps):
         window = slice(max(0, done - max(1, done // 20)), max(1, done))  # one step's loss is noisy: the last 5 %
-        row = [f"{done:,}", f"{curve.loss[window].mean():.3f}", f"{curve.clip[window].mean():.2f}"]
+        row = [f"{done:,}", f"{curve.loss[window].mean():.3f}"]
+        row += [f"{rates[max(0, done - 1)]:.2g}"] if rates else []
+        row.append(f"{curve.clip[window].mean():.2f}")
         for split in ("valid", "test"):
             loss = evaluations.get(done, {}).get(split)
             row += ["", ""] if loss is None else [f"{loss:.3f}", perplexity(loss)]
+        rows.append(row)
+    table = Table(pad_edge=False, show_edge=False)
+    for header, cells in zip(headers, zip(*rows, strict=True), strict=True):
+        table.add_column(header, width=max(map(len, [*header.split(), *cells])))  # 80 characters hold them all
+    for row in rows:
         table.add_row(*row)
     return table
 

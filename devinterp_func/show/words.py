@@ -10,6 +10,12 @@ from torch import Tensor
 from devinterp_func import neurons, units
 from devinterp_func.batches import Data
 from devinterp_func.records import Run
+from devinterp_func.show._training_words import all_is_present as all_is_present
+from devinterp_func.show._training_words import in_full as in_full
+from devinterp_func.show._training_words import optimizer_name as optimizer_name
+from devinterp_func.show._training_words import optimizer_words as optimizer_words
+from devinterp_func.show._training_words import schedule_words as schedule_words
+from devinterp_func.show._training_words import training_words as training_words
 from devinterp_func.show.schema import Table
 from devinterp_func.text import Vocab
 

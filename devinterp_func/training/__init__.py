@@ -2,6 +2,17 @@
 
 from devinterp_func.training._evaluate import evaluate
 from devinterp_func.training._moves import Move, initial, masks_of, moves
-from devinterp_func.training._recipe import Recipe, order, steps_per_epoch, total_steps
+from devinterp_func.training._recipe import Recipe, learning_rate, order, steps_per_epoch, total_steps
 
-__all__ = ["Move", "Recipe", "evaluate", "initial", "masks_of", "moves", "order", "steps_per_epoch", "total_steps"]
+__all__ = [
+    "Move",
+    "Recipe",
+    "evaluate",
+    "initial",
+    "learning_rate",
+    "masks_of",
+    "moves",
+    "order",
+    "steps_per_epoch",
+    "total_steps",
+]

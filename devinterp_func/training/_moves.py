@@ -15,29 +15,32 @@ from torch import Tensor
 
 from devinterp_func import batches, keys, optim, per_example, tree
 from devinterp_func.graph import Graph, Masks, check_batch, choose, draw_masks, in_order
-from devinterp_func.optim import StepInfo
+from devinterp_func.optim import Split, State
 from devinterp_func.per_example import Capture, Factor
 from devinterp_func.training._logits import for_fewer, logits_buffer
-from devinterp_func.training._recipe import Recipe, order, total_steps
+from devinterp_func.training._recipe import Recipe, learning_rate, order, total_steps
 from devinterp_func.tree import Params
 from devinterp_func.units import Patterns
 
 
 class Move(NamedTuple):
-    """One step as it was made: the weights around it and the factors of every datum's delta."""
+    """One step as it was made: weights and memory around it, and the factors of every datum's delta."""
 
     step: int  # from 0, over the whole training
     epoch: int  # from 0
     batch: int  # from 0 in each epoch
     datum: Int[Tensor, "n"]  # ids of the data: their rows in the training data
     losses: Float[Tensor, "n"]  # of each datum, mean over its positions, nats
-    info: StepInfo  # learning rate, clip coefficient, gradient norm
+    split: Split  # learning rate, clip coefficient, gradient norm; present, past and decay
     before: Params  # the weights that the step began with
     after: Params  # ... and led to
-    factors: dict[str, Factor]  # of the captured units' deltas: scaled by −lr · c / n
+    state_before: State  # what the optimizer remembered
+    state: State  # ... and remembers
+    factors: dict[str, Factor]  # of the captured units' deltas: what each datum did, gain and clipping included
+    gradients: dict[str, Factor]  # ... and of their gradients, which each datum's share of the memory is made of
 
     def __repr__(self) -> str:
-        return f"Move(step={self.step}, loss={self.losses.mean():.4f}, {self.info})"
+        return f"Move(step={self.step}, loss={self.losses.mean():.4f}, {self.split})"
 
 
 @runtime_checkable
@@ -65,6 +68,7 @@ def moves(
     data: Any,
     recipe: Recipe,
     *,
+    state: State | None = None,
     captured: Patterns = (),
     start: int = 0,
     stop: int | None = None,
@@ -73,20 +77,21 @@ def moves(
     """The steps start to stop − 1 from the weights before ``start``, each with the factors of its deltas.
 
     With ``removed``, the steps without some of their data: g = (1/n) Σ_j g_j is the sum over those that are left, its
-    divisor still the batch size n, and what it is clipped by follows from it. A step without data is not made.
+    divisor still the batch size n, and what it is clipped by follows from it. So a step without any has the gradient 0.
 
     Args:
         graph: of the loss of one example.
         params: weights before step ``start``, on the device to work on.
         data: the training data, tensors with a leading N; ``datum`` ids are their rows.
         recipe: how it is trained.
+        state: what the optimizer remembers before step ``start``; by default nothing, which only step 0 begins with.
         captured: which units' factors the moves carry, as name patterns (``graph.choose``).
         start, stop: steps; ``stop`` defaults to the end of the schedule.
         removed: of each step from ``start`` on, which places of its batch are left out; none by default.
 
     Raises:
-        ValueError: params or data do not fit the graph, a pattern or a token is not there, or ``removed`` is not of
-            these steps.
+        ValueError: params or data do not fit the graph, a pattern or a token is not there, ``removed`` is not of these
+            steps, or the state is lacking, another step's, or not what this optimizer remembers of these parameters.
         FloatingPointError: if a gradient is NaN or infinite; step, unit and datum are named.
     """
     params = in_order(graph, params)
@@ -98,25 +103,57 @@ def moves(
     if removed is not None and removed.shape != (stop - start, recipe.batch_size):
         wanted = (stop - start, recipe.batch_size)
         raise ValueError(f"removed is {tuple(removed.shape)}; of steps {start} to {stop} it must be {wanted}")
+    state = _state(recipe, params, state, start)
     for step, epoch, batch, ids in order(recipe, n_data, start, stop):
         datum = ids if removed is None else ids[~removed[step - start]]
-        if not len(datum):
-            continue
-        masks = masks_of(graph, recipe, epoch, datum)
+        seen = datum if len(datum) else ids[:1]  # a step whose gradient is 0 is made like any other
+        masks = masks_of(graph, recipe, epoch, seen)
         masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
-        taken = tree.map(lambda x, datum=datum: x[datum].to(device), tuple(data))
-        scratch = for_fewer(graph, buffer, len(datum))
+        taken = tree.map(lambda x, seen=seen: x[seen].to(device), tuple(data))
+        scratch = for_fewer(graph, buffer, len(seen))
         capture = per_example.capture(graph, params, *taken, masks=masks, units=captured, buffer=scratch)
-        mean_grads = capture.mean_grads
         if len(datum) < recipe.batch_size:
-            mean_grads = tree.scale(mean_grads, len(datum) / recipe.batch_size)
-        lr = optim.learning_rate(epoch, recipe.lr, recipe.gamma)
-        after, info = optim.update(params, mean_grads, lr=lr, max_norm=recipe.max_norm)
-        if not math.isfinite(info.grad_norm):
+            capture = _of_fewer(capture, len(datum), recipe.batch_size)
+        lr = learning_rate(recipe, n_data, step)
+        after, new, split = recipe.optimizer.update(params, capture.mean_grads, state, lr, recipe.max_norm)
+        if not math.isfinite(split.grad_norm):
             raise FloatingPointError(_blame(step, datum, capture))
-        factors = optim.delta_factors(capture.factors, info, recipe.batch_size)  # the law: optim/_law.py
-        yield Move(step, epoch, batch, datum, capture.losses, info, params, after, factors)
-        params = after
+        factors = optim.delta_factors(capture.factors, split, recipe.batch_size)  # the law: optim/_law.py
+        made = (datum, capture.losses, split, params, after, state, new, factors, capture.factors)
+        yield Move(step, epoch, batch, *made)
+        params, state = after, new
+        del made, capture, factors, split, after, new  # several times the weights, while the next step is made
+
+
+def _state(recipe: Recipe, params: Params, state: State | None, start: int) -> State:
+    """The memory to begin with."""
+    own = recipe.optimizer.init(params)
+    if state is None and start and recipe.optimizer.remembers:
+        raise ValueError(f"step {start} goes on from what the optimizer remembers; give it as state=...")
+    found = own._replace(steps=start) if state is None else state
+    if found.steps != start:
+        raise ValueError(f"the state is that before step {found.steps}; to begin with step {start} takes its own")
+    here, wanted = _described(found), _described(own)
+    for name in [*wanted, *here]:
+        if (has := here.get(name, "missing")) != (right := wanted.get(name, "nothing at all")):
+            raise ValueError(f"of the state, {name} is {has}; of this optimizer and these parameters it is {right}")
+    return found
+
+
+def _described(state: State) -> dict[str, str]:
+    """What a state holds: each buffer's dtype, shape and device by its name and unit."""
+    return {
+        f"{name} of {unit!r}": f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
+        for unit, own in state.buffers.items()
+        for name, x in own.items()
+    }
+
+
+def _of_fewer(capture: Capture, left: int, n: int) -> Capture:
+    """A capture of what is left of n data, as what they are of the step: none where none is left."""
+    factors = {name: per_example.take_data(factor, slice(left)) for name, factor in capture.factors.items()}
+    grads = tree.scale(capture.mean_grads, left / n) if left else tree.map(torch.zeros_like, capture.mean_grads)
+    return Capture(capture.losses[:left], grads, factors)
 
 
 def _blame(step: int, datum: Int[Tensor, "n"], capture: Capture) -> str:

@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from devinterp_func import batches, checks, keys
+from devinterp_func.optim import Optimizer, Schedule, sgd
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Recipe:
     batch_size: int = 20
     epochs: int = 5
     lr: float = 5.0
-    gamma: float = 0.9  # the rate's factor after each epoch (the post's published code: 0.95)
+    schedule: Schedule = Schedule("step", gamma=0.9)  # noqa: RUF009  (immutable; the post's published code: 0.95)
+    optimizer: Optimizer = sgd()  # noqa: RUF009  (immutable)
     max_norm: float = 0.5  # the largest gradient norm left unclipped; math.inf clips none
     seed: int = 0
     n_steps: int | None = None  # stop there, if that is before the last epoch's end
@@ -30,7 +32,10 @@ class Recipe:
         found: dict[str, int | float | None] = {
             name: checks.integer(name, getattr(self, name)) for name in ("context", "batch_size", "epochs")
         }
-        found |= {name: checks.positive(name, getattr(self, name)) for name in ("lr", "gamma")}
+        found["lr"] = checks.positive("lr", self.lr)
+        for name, kind in (("schedule", Schedule), ("optimizer", Optimizer)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"{name} is {value!r}; it must be a devinterp_func.optim.{kind.__name__}")
         found["max_norm"] = checks.positive("max_norm", self.max_norm, infinite=True)
         found["seed"] = checks.integer("seed", self.seed, least=0)
         found["n_steps"] = None if self.n_steps is None else checks.integer("n_steps", self.n_steps)
@@ -42,6 +47,12 @@ def total_steps(recipe: Recipe, n_data: int) -> int:
     """Steps of the whole training: epochs of full batches, or ``Recipe.n_steps`` if fewer."""
     whole = recipe.epochs * steps_per_epoch(recipe, n_data)
     return whole if recipe.n_steps is None else min(whole, recipe.n_steps)
+
+
+def learning_rate(recipe: Recipe, n_data: int, step: int) -> float:
+    """The learning rate of a step."""
+    epoch = step // steps_per_epoch(recipe, n_data)
+    return recipe.lr * recipe.schedule.factor(step, epoch, total_steps(recipe, n_data))
 
 
 def steps_per_epoch(recipe: Recipe, n_data: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from devinterp_func import batches, bigram, graph, keys, models, optim, per_example, records, training
 from devinterp_func.batches import Data
-from devinterp_func.bigram import Pairs, Shifts, _correlations, _decoder, _shifts
+from devinterp_func.bigram import Pairs, Shifts, _correlations, _decoder, _shifts, _split
 from devinterp_func.graph import Graph
 from devinterp_func.models import Model
 from devinterp_func.tree import Params
@@ -89,7 +89,8 @@ def test_a_datum_s_part_is_of_its_own_gradient_of_both_tables(kind: str) -> None
     model, made, move = first_step(kind, dropout=0.0)
     data = batches.take(texts(), move.datum)
     grads = loop_of_grads(model.loss, move.before, *data)
-    dW_U, dW_E = (optim.share(move.info, 3) * grads[name] for name in bigram.decoder_units(made))
+    deltas = optim.deltas(grads, move.split)
+    dW_U, dW_E = (deltas[name] for name in bigram.decoder_units(made))
     W_U, W_E = bigram.decoder_matrices(made, move.before)
     split = bigram.datum_split(made, move, *PAIRS)
     for j in range(3):
@@ -141,7 +142,7 @@ def test_a_walk_over_a_recorded_run_adds_up(kind: str, tmp_path) -> None:
 @given(drawn=st.integers(1, 3).flatmap(lambda n: uses(n, (4, 3), 1)), ids=st.lists(st.integers(0, 3), max_size=5))
 def test_rows_of_any_factor_are_those_of_what_it_forms(drawn: Any, ids: list[int]) -> None:
     factor, chosen = factor_of(drawn), torch.tensor(ids, dtype=torch.int64)
-    assert torch.equal(_decoder.datum_rows(factor, chosen), per_example.form(factor)[:, chosen])
+    assert torch.equal(_split.datum_rows(factor, chosen), per_example.form(factor)[:, chosen])
 
 
 # ---- the embedding's scale

@@ -15,7 +15,7 @@ from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from devinterp_func import bigram, keys
-from devinterp_func.bigram import _decoder
+from devinterp_func.bigram import _decoder, _split
 from devinterp_func.per_example import Lookup, Outer
 
 small = settings(max_examples=80, deadline=None)
@@ -337,12 +337,12 @@ def rows_of(step: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Rows of each datum's updates at the pairs, from factors."""
     dW_U = Outer(step["stream"], step["signal"])
     dW_E = Lookup(step["tokens"], step["rows"], len(step["W_E"]))
-    return _decoder.datum_rows(dW_U, step["output"]), _decoder.datum_rows(dW_E, step["input"])
+    return _split.datum_rows(dW_U, step["output"]), _split.datum_rows(dW_E, step["input"])
 
 
-def split(step: dict[str, Tensor]) -> _decoder.DatumShifts:
-    dW_U_rows, dW_E_rows = rows_of(step)
-    return _decoder.datum_shifts(step["output"], step["input"], step["W_U"], step["W_E"], dW_U_rows, dW_E_rows)
+def split(step: dict[str, Tensor]) -> _split.DatumShifts:
+    dW_U, dW_E = (_split.UpdateRows(rows, *0 * rows[:1].repeat(2, 1, 1)) for rows in rows_of(step))
+    return _split.datum_shifts(step["output"], step["input"], step["W_U"], step["W_E"], dW_U, dW_E)
 
 
 @small
@@ -372,6 +372,8 @@ def test_a_datum_s_amounts_are_the_first_order_terms_of_its_own_update(step: dic
 
 
 # ---- bad input
+
+ROWS = _split.UpdateRows(torch.zeros(3, 2, 3), *torch.zeros(2, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -423,19 +425,30 @@ def test_k_out_of_range_is_named(k: int) -> None:
         ("input", torch.tensor([-1, 2]), "input has tokens from -1 to 2; they must be in 0..4"),
         ("input", torch.tensor([1]), r"input has shape \(1,\); it must be \(2,\)"),
         ("W_E", torch.zeros(4, 3), r"W_E has shape \(4, 3\); it must be \(5, 3\)"),
-        ("dW_U_rows", torch.zeros(3, 2, 4), r"dW_U_rows has shape \(3, 2, 4\); it must be \(3, 2, 3\)"),
-        ("dW_E_rows", torch.zeros(2, 2, 3), r"dW_E_rows has shape \(2, 2, 3\); it must be \(3, 2, 3\)"),
+        (
+            "dW_U",
+            ROWS._replace(present=torch.zeros(3, 2, 4)),
+            r"dW_U.present has shape \(3, 2, 4\); it must be \(3, 2, 3\)",
+        ),
+        (
+            "dW_E",
+            ROWS._replace(present=torch.zeros(2, 2, 3)),
+            r"dW_E.present has shape \(2, 2, 3\); it must be \(3, 2, 3\)",
+        ),
+        ("dW_U", ROWS._replace(past=torch.zeros(3, 3)), r"dW_U.past has shape \(3, 3\); it must be \(2, 3\)"),
+        ("dW_E", ROWS._replace(decay=torch.zeros(2)), r"dW_E.decay has shape \(2,\); it must be \(2, 3\)"),
     ],
 )
-def test_bad_pairs_and_rows_are_named(unchecked: None, name: str, bad: Tensor, message: str) -> None:
-    pairs, W, rows = torch.tensor([0, 1]), torch.zeros(5, 3), torch.zeros(3, 2, 3)
-    good = dict(output=pairs, input=pairs, W_U=W, W_E=W, dW_U_rows=rows, dW_E_rows=rows)
+def test_bad_pairs_and_rows_are_named(unchecked: None, name: str, bad: Any, message: str) -> None:
+    pairs, W = torch.tensor([0, 1]), torch.zeros(5, 3)
+    good: dict[str, Any] = dict(output=pairs, input=pairs, W_U=W, W_E=W, dW_U=ROWS, dW_E=ROWS)
     with pytest.raises(ValueError, match=message):
-        _decoder.datum_shifts(**(good | {name: bad}))
+        _split.datum_shifts(**(good | {name: bad}))
 
 
 def test_results_are_short_to_read() -> None:
     matrices = random_matrices(100, 3)
     top = bigram.top_shifts(*matrices, k=50)
-    shifts = _decoder.datum_shifts(top.output, top.input, *matrices[:2], *torch.zeros(2, 4, 50, 3).double())
+    rows = _split.UpdateRows(torch.zeros(4, 50, 3).double(), *torch.zeros(2, 50, 3).double())
+    shifts = _split.datum_shifts(top.output, top.input, *matrices[:2], rows, rows)
     assert all(len(repr(result)) < 200 for result in (top, top.terms, top.certificate, shifts))

@@ -70,6 +70,35 @@ def test_missed_is_what_the_split_leaves_of_the_worst_shift(walked):
     assert float(found.missed) == pytest.approx(lost, rel=1e-4) and lost > 0.01
 
 
+def test_a_walk_over_a_run_with_memory_splits_each_searched_step(with_memory):
+    shifts, run = with_memory.shifts, with_memory.run
+    assert shifts.searched().step.tolist() == [0, 4, 8, 12]
+    for step in range(14):
+        (move,) = run.moves(step, step + 1, captured=bigram.capture_units(run.graph))
+        before, after = (
+            bigram.decoder(move_to[W_U].double(), move_to[W_E].double()) for move_to in (move.before, move.after)
+        )
+        torch.testing.assert_close(shifts.change[step], (after - before)[tuple(with_memory.pairs)], rtol=0, atol=1e-12)
+        if step % 4:
+            assert not shifts.value()[step].any() and shifts.datum[step].tolist() == [-1] * 7
+            continue
+        largest = (after - before).abs().flatten().sort(descending=True).values[:7]
+        torch.testing.assert_close(shifts.value()[step].abs(), largest, rtol=1e-4, atol=1e-7)
+        parts = shifts.present[step] + shifts.past[step] + shifts.decay[step] + shifts.cross[step]
+        torch.testing.assert_close(parts, shifts.value()[step], rtol=0, atol=1e-5)
+        assert float(shifts.missed[step]) < 1e-5
+    assert not shifts.past[0].any() and shifts.past[4].any() and shifts.decay[0].any()
+
+
+def test_a_later_walk_searches_the_same_steps(with_memory, tmp_path):
+    list(bigram.shifts(with_memory.run, tmp_path / "w", start=3, stop=9, **with_memory.options))
+    part = records.read_walk(tmp_path / "w", Shifts)
+    for one, whole in zip(part, with_memory.shifts, strict=True):
+        assert torch.equal(one, whole[3:9])
+    with pytest.raises(records.RecordError, match="every: there 4, now 1"):
+        list(bigram.shifts(with_memory.run, tmp_path / "w", start=3, **with_memory.options | {"every": 1}))
+
+
 def test_the_split_of_a_step_without_some_data_adds_up():
     """The divisor of the mean gradient stays the batch size."""
     recipe, data = training.Recipe(context=10, batch_size=6), batches.chunk(PLANTED.train, 10)
@@ -136,6 +165,7 @@ def test_another_walk_in_the_folder_is_refused_in_a_line(walked):
         ({"start": 80}, "steps 80 to 75 were asked for"),
         ({"stop": 76}, "has 75 recorded steps"),
         ({"k": 0}, "k is 0"),
+        ({"every": 0}, "every is 0"),
         ({"k": V**2 + 1}, f"k is {V**2 + 1}; it must be from 1 to V² = {V**2}"),
         ({"output": torch.tensor([5, 9, 999])}, "output has tokens from 5 to 999"),
     ],

@@ -51,7 +51,7 @@ def test_the_largest_shifts_stand_once_at_their_largest(walked, span):
         shift, step, place = max(values, key=lambda one: (abs(one[0]), -one[1]))
         assert (row.shift, row.step, row.steps) == (shift, step, len(values))
         assert row.earliest == min(step for _, step, _ in values)
-        for name in ("embedding", "unembedding", "datum", "amount"):
+        for name in ("embedding", "unembedding", "present", "past", "decay", "datum", "amount"):
             assert getattr(row, name) == getattr(walked.shifts, name)[step][place].item()
 
 
@@ -95,9 +95,36 @@ def test_a_span_of_a_later_walk_is_counted_from_its_start(walked):
 
 
 def test_a_step_that_moves_nothing_has_no_share(walked):
-    still = type(walked.shifts)(*(0 * field[:3] for field in walked.shifts))
+    still = type(walked.shifts)(*(0 * field[:3] for field in walked.shifts))._replace(evaluated=torch.ones(3))
     found = bigram.span_summary(still, Span(0, 3), walked.counts, key=0)
     assert math.isnan(found.embedding_share) and found.largest == 0
+
+
+@pytest.mark.parametrize("span", [Span(0, 10), Span(9, 13)])
+def test_causes_are_shares_along_the_shifts(with_memory, span):
+    shifts = with_memory.shifts
+    found = bigram.span_causes(shifts, span)
+    steps = [step for step in range(*span) if step % 4 == 0]
+    assert found.steps == len(steps)
+    whole = sum(abs(one) for step in steps for one in shifts.value()[step].tolist())
+    for name in ("present", "past", "decay", "cross"):
+        pairs = [
+            zip(getattr(shifts, name)[step].tolist(), shifts.value()[step].tolist(), strict=True) for step in steps
+        ]
+        along = sum(part * math.copysign(1, one) for column in pairs for part, one in column)
+        assert getattr(found, name) == pytest.approx(along / whole)
+    assert sum(found[1:]) == pytest.approx(1, abs=1e-4)
+    assert found.present > 0 and abs(found.past) > 0.01
+
+
+def test_steps_that_were_not_searched_are_left_out(with_memory):
+    shifts, counts = with_memory.shifts, with_memory.counts
+    every = bigram.largest_shifts(shifts, Span(0, 14), most=30, each=30)
+    assert {row.step for row in every} <= {0, 4, 8, 12} and min(row.output for row in every) >= 0
+    assert bigram.largest_shifts(shifts, Span(1, 4)) == [] and bigram.span_causes(shifts, Span(1, 4)).steps == 0
+    with pytest.raises(ValueError, match="no step from 1 to 3 was searched for its largest shifts"):
+        bigram.span_summary(shifts, Span(1, 4), counts, key=0)
+    assert bigram.span_summary(shifts, Span(1, 6), counts, key=0).largest == float(shifts.value()[4, 0].abs())
 
 
 def less_mean(x, n):

@@ -66,6 +66,23 @@ def test_spans_are_summed_up_under_their_names(walked):
         assert {name: row[name] for name in names} == names
 
 
+def test_causes_are_under_their_names(with_memory):
+    spans = [Span(0, 10), Span(10, 12), Span(12, 14)]
+    frame = tables.cause_frame(with_memory.shifts, spans)
+    assert typed(frame, tables.BIGRAM_CAUSES) and frame["from step"].to_list() == [0, 12]  # 10 and 11 were not searched
+    for row, span in zip(frame.iter_rows(named=True), (spans[0], spans[2]), strict=True):
+        found = bigram.span_causes(with_memory.shifts, span)
+        assert row == {"from step": span.start, "to step": span.stop - 1, **found._asdict()}
+    assert tables.span_frame(with_memory.shifts, spans, with_memory.counts, key=4)["from step"].to_list() == [0, 12]
+    each = tables.largest_cause_frame(with_memory.shifts, spans, most=4)
+    assert typed(each, tables.BIGRAM_LARGEST_CAUSES)
+    expected = [shift for span in spans for shift in bigram.largest_shifts(with_memory.shifts, span, 4)]
+    for row, large in zip(each.iter_rows(named=True), expected, strict=True):
+        assert [row[name] for name in ("input", "output", "step", "shift")] == [*large[1::-1], large.step, large.shift]
+        assert [row[name] for name in ("present", "past", "decay")] == [large.present, large.past, large.decay]
+        assert sum(row[name] for name in ("present", "past", "decay", "cross")) == pytest.approx(row["shift"], abs=1e-5)
+
+
 def test_net_changes_are_before_and_after(walked):
     before, after = (walked.run.params(step) for step in (20, 60))
     frame = tables.net_frame(walked.run.graph, before, after, Span(20, 60), walked.counts, least=2, most=5)
@@ -105,6 +122,13 @@ def test_sizes_are_means_over_windows(walked):
     windows = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 75)]
     assert frame["largest"].to_list() == pytest.approx([float(value[w, 0].mean()) for w in windows])
     assert frame["least"].to_list() == pytest.approx([float(value[w, 6].mean()) for w in windows])
+
+
+def test_windows_of_sizes_count_searched_steps_alone(with_memory):
+    frame, value = tables.size_frame(with_memory.shifts, 6), with_memory.shifts.value().abs()
+    assert frame["step"].to_list() == [0, 6, 12] and frame["steps"].to_list() == [2, 1, 1]
+    means = [value[[0, 4], 0].mean(), value[8, 0], value[12, 0]]
+    assert frame["largest"].to_list() == pytest.approx([float(x) for x in means])
 
 
 def test_checks_show_sums_and_weights_at_each_snapshot(walked):
@@ -203,6 +227,18 @@ def test_the_section_shows_each_walk_with_words_and_excerpts(walked, folder):
     row = results.read_table(folder, "bigram_largest", tables.BIGRAM_LARGEST).row(0, named=True)
     assert f"({PLANTED.vocab.tokens[int(walked.run.data.tokens[row['datum'], row['position']])]} →" in html
     assert "shuffled" in html and "exchanged" not in html and "No rows." in html
+
+
+def test_the_section_says_what_is_past_where_any_is(with_memory, walked, folder, tmp_path):
+    for of, found in ((with_memory, True), (walked, False)):
+        part = tmp_path / str(found)
+        part.mkdir()
+        spans = bigram.spans(0, len(of.shifts.step), of.run.steps_per_epoch)
+        results.write_table(part, "bigram_causes", tables.cause_frame(of.shifts, spans))
+        results.write_table(part, "bigram_largest_causes", tables.largest_cause_frame(of.shifts, spans))
+        items = _bigram_sections._cause_items(of.run, part, "bigram")
+        assert len(items) == 2 * found and ("through" in "".join(map(str, items))) == found
+    assert _bigram_sections._cause_items(walked.run, tmp_path, "bigram") == []  # of a walk before there were any
 
 
 def test_without_correlations_there_is_no_section(walked, tmp_path):

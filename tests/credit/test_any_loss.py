@@ -49,7 +49,7 @@ def deltas(made: Made) -> dict[str, torch.Tensor]:
     taken = batches.take(case.batch, move.datum)
     given = taken if masks is None else (*taken, masks)
     loss = case.loss if masks is None else masked(case.loss)
-    return optim.deltas(per_example.grads(loss)(move.before, *given), move.info)
+    return optim.deltas(per_example.grads(loss)(move.before, *given), move.split)
 
 
 def mean_loss(made: Made) -> Any:

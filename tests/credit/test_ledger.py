@@ -47,9 +47,11 @@ def double(move):
     before = tree.map(torch.Tensor.double, move.before)
     masks = training.masks_of(GRAPH, RECIPE, move.epoch, move.datum)
     captured = per_example.capture(GRAPH, before, *batches.take(DATA, move.datum), masks=masks, units=units.EVERY)
-    after, info = optim.update(before, captured.mean_grads, lr=RECIPE.lr, max_norm=RECIPE.max_norm)
-    factors = optim.delta_factors(captured.factors, info, len(move.datum))
-    return move._replace(before=before, after=after, info=info, factors=factors)
+    after, state, split = RECIPE.optimizer.update(
+        before, captured.mean_grads, move.state_before, RECIPE.lr, RECIPE.max_norm
+    )
+    factors = optim.delta_factors(captured.factors, split, len(move.datum))
+    return move._replace(before=before, after=after, split=split, state=state, factors=factors)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def moves():
 
 def dense(move):
     """Every datum's delta of every parameter, from the definition."""
-    return optim.deltas(gradients(move), move.info)
+    return optim.deltas(gradients(move), move.split)
 
 
 def gradients(move):
@@ -152,7 +154,7 @@ def test_the_start_is_tracin_and_first_order_in_run_data_shapley(moves):
     """TracIn: lr times the dot product of the datum's and the probe's gradients; here times the clip coefficient."""
     move = moves[0]
     gradient = LOSS.value_and_grad(move.before)[1]
-    tracin = -move.info.lr * move.info.clip / len(move.datum) * inner(gradient, gradients(move))
+    tracin = -move.split.lr * move.split.clip / len(move.datum) * inner(gradient, gradients(move))
     torch.testing.assert_close(credit.split_change(move, [LOSS], at_start=True).at_start[0].sum(-1), tracin)
 
 

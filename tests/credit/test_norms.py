@@ -179,7 +179,7 @@ def test_windows_add_up_wherever_they_are_cut(run, whole):
     first, rest = (list(credit.norms(run, start=start, stop=stop)) for start, stop in ((0, 13), (13, None)))
     assert len(rest) == 11
     one, other, both = first[-1]["in"], rest[-1]["in"], whole["in"]
-    for a, b, c in zip(one[1:6], other[1:6], both[1:6], strict=True):
+    for a, b, c in zip(one[1:8], other[1:8], both[1:8], strict=True):
         torch.testing.assert_close(a + b, c, rtol=1e-9, atol=1e-12)
     assert torch.equal(one.after, other.before) and torch.equal(other.after, both.after)
 
@@ -222,7 +222,7 @@ def test_a_unit_has_its_own_neurons(whole):
         assert part.neurons == [growth.neurons[i] for i in rows] and torch.equal(part.positions, growth.positions)
         for name in ("target", "input", "linear"):
             assert torch.equal(getattr(part, name), getattr(growth, name)[:, rows])
-        for name in ("remainder", "before", "after"):
+        for name in ("remainder", "past", "decay", "before", "after"):
             assert torch.equal(getattr(part, name), getattr(growth, name)[rows])
 
 

@@ -13,8 +13,8 @@ from run_builders import recorded
 from scipy import stats as distributions
 from strategies import few, graph_of, some
 
-from devinterp_func import batches, credit, models, per_example, records, stats, training, tree, units
-from devinterp_func.credit import DatumAmounts, Window, probes
+from devinterp_func import batches, credit, models, optim, per_example, records, stats, training, tree, units
+from devinterp_func.credit import DatumAmounts, Retrained, Window, probes
 from devinterp_func.models import Config
 from devinterp_func.records import Recording
 from devinterp_func.training import Recipe
@@ -24,7 +24,7 @@ MODEL, GRAPH = models.transformer(CONFIG), graph_of(CONFIG, context=10)
 RECIPE = Recipe(context=10, batch_size=6, epochs=2, n_steps=12)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
 START = {name: w.double() for name, w in training.initial(MODEL, RECIPE).items()}
-WINDOW = Window(GRAPH, START, DATA, RECIPE, 0, 4)
+WINDOW = Window(GRAPH, START, RECIPE.optimizer.init(START), DATA, RECIPE, 0, 4)
 SHAPE = (4, RECIPE.batch_size)
 
 
@@ -55,18 +55,18 @@ def brute_force(window, removed):
 def test_a_removal_is_the_definitions_training_on_what_is_left(out, max_norm):
     window = WINDOW._replace(recipe=replace(RECIPE, max_norm=max_norm))
     removed = torch.tensor([i in out for i in range(24)]).view(SHAPE)
-    oracles.assert_close(credit.retrain(window, removed), brute_force(window, removed), 1e-9)
+    oracles.assert_close(credit.retrain(window, removed).params, brute_force(window, removed), 1e-9)
 
 
 def test_nothing_removed_leaves_every_bit():
     nothing = torch.zeros(SHAPE, dtype=torch.bool)
-    assert same(credit.retrain(WINDOW), credit.retrain(WINDOW, nothing))
+    assert same(credit.retrain(WINDOW).params, credit.retrain(WINDOW, nothing).params)
 
 
 def test_all_removed_leaves_the_weights():
     everything = torch.ones(SHAPE, dtype=torch.bool)
-    assert same(credit.retrain(WINDOW, everything), START)
-    assert not same(credit.retrain(WINDOW), START)
+    assert same(credit.retrain(WINDOW, everything).params, START)
+    assert not same(credit.retrain(WINDOW).params, START)
 
 
 @pytest.mark.parametrize("j", [0, 3, 5])
@@ -76,7 +76,7 @@ def test_without_clipping_the_last_steps_datum_takes_its_delta_away(j):
     *_, move = training.moves(GRAPH, START, DATA, recipe, captured=units.EVERY, stop=4)
     removed = torch.zeros(SHAPE, dtype=torch.bool)
     removed[3, j] = True
-    found = credit.retrain(WINDOW._replace(recipe=recipe), removed)
+    found = credit.retrain(WINDOW._replace(recipe=recipe), removed).params
     deltas = per_example.gradients(move.factors)
     oracles.assert_close(tree.sub(move.after, found), {name: deltas[name][j] for name in found}, 1e-9)
     probe = probes.bigram(GRAPH, 3, 5)
@@ -90,7 +90,7 @@ def test_what_is_left_is_clipped_anew_and_obeys_the_law():
     recipe = replace(RECIPE, max_norm=0.05)
     for move in training.moves(GRAPH, START, DATA, recipe, captured=units.EVERY, stop=4, removed=removed):
         deltas = per_example.gradients(move.factors)
-        assert len(move.datum) == 3 and float(move.info.clip) < 1
+        assert len(move.datum) == 3 and float(move.split.clip) < 1
         moved = tree.sub(move.after, move.before)
         assert float(tree.norm(moved)) == pytest.approx(recipe.lr * recipe.max_norm, rel=1e-4)
         oracles.assert_close(tree.map(lambda d: d.sum(0), deltas), {name: moved[name] for name in deltas}, 1e-9)
@@ -101,8 +101,68 @@ def test_a_patch_is_one_step_on_its_data_without_dropout_at_the_windows_last_rat
     window, ids = WINDOW._replace(stop=per_epoch + 1), torch.tensor([2, 7, 1])
     each = per_example.grads(oracles.without_dropout(MODEL.loss))(START, DATA.tokens[ids], DATA.targets[ids])
     mean = tree.map(lambda g: g.mean(0), each)
-    expected = oracles.clip_and_step(START, mean, RECIPE.lr * RECIPE.gamma, RECIPE.max_norm)
-    oracles.assert_close(credit.tail_patch(START, ids, window), expected, 1e-9)
+    expected = oracles.clip_and_step(START, mean, RECIPE.lr * RECIPE.schedule.gamma, RECIPE.max_norm)
+    end = Retrained(START, RECIPE.optimizer.init(START))
+    oracles.assert_close(credit.tail_patch(end, ids, window), expected, 1e-9)
+
+
+# ---- an optimizer that remembers
+
+REMEMBERING = {
+    "nesterov": (
+        optim.sgd(momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda weights: torch.optim.SGD(weights, momentum=0.9, nesterov=True, weight_decay=0.01),
+    ),
+    "adamw": (optim.adamw(weight_decay=0.1), lambda weights: torch.optim.AdamW(weights, weight_decay=0.1)),
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_memory_goes_on_from_what_is_left_and_a_patch_steps_from_the_windows_end(name):
+    """Against torch's optimizer, with a rate that rises and falls, and a step that all data are removed from."""
+    optimizer, build = REMEMBERING[name]
+    schedule = optim.Schedule("cosine", warmup=2, end=0.1)
+    recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.05, max_norm=0.1)
+    removed = torch.zeros(SHAPE, dtype=torch.bool)
+    removed[1, 2] = removed[2] = True
+    window = Window(GRAPH, START, optimizer.init(START), DATA, recipe, 0, 4)
+    own = {unit: torch.nn.Parameter(weight.clone()) for unit, weight in START.items()}
+    theirs, order = build(own.values()), batches.schedule(len(DATA.tokens), 6, epoch=0, key=recipe.seed)
+
+    def step(gradients, rate):
+        for unit, parameter in own.items():
+            parameter.grad = gradients[unit].clone()
+        torch.nn.utils.clip_grad_norm_(own.values(), recipe.max_norm)
+        theirs.param_groups[0]["lr"] = rate
+        theirs.step()
+
+    rates = [recipe.lr * schedule.factor(t, 0, 12) for t in range(4)]
+    for t, rate in enumerate(rates):
+        left, now = order[t][~removed[t]], {unit: w.detach() for unit, w in own.items()}
+        gradients = tree.map(torch.zeros_like, now)
+        if len(left):
+            masks = training.masks_of(GRAPH, recipe, 0, left)
+            each = per_example.grads(oracles.masked(MODEL.loss))(now, DATA.tokens[left], DATA.targets[left], masks)
+            gradients = tree.map(lambda g: g.sum(0) / 6, each)
+        step(gradients, rate)
+    end = credit.retrain(window, removed)
+    assert end.state.steps == 4 and repr(end).endswith("parameters, " + repr(end.state))
+    oracles.assert_close(end.params, {unit: w.detach() for unit, w in own.items()}, 1e-9)
+    ids, now = torch.tensor([2, 7, 1]), {unit: w.detach() for unit, w in own.items()}
+    each = per_example.grads(oracles.without_dropout(MODEL.loss))(now, DATA.tokens[ids], DATA.targets[ids])
+    step(tree.map(lambda g: g.mean(0), each), rates[-1])
+    oracles.assert_close(credit.tail_patch(end, ids, window), {unit: w.detach() for unit, w in own.items()}, 1e-9)
+
+
+def test_a_window_of_a_run_starts_from_the_runs_memory(tmp_path):
+    recipe = replace(RECIPE, optimizer=optim.sgd(momentum=0.9), lr=0.5)
+    run = recorded(tmp_path / "run", recipe, Recording(k=5, snapshot_every=5), model=MODEL)
+    window = credit.window(run, 5, 7)
+    assert window.state.steps == 5
+    end = credit.retrain(window)
+    assert same(end.params, run.params(12)) and end.state.steps == 12
+    for unit, buffers in run.state(12).buffers.items():
+        assert same(end.state.buffers[unit], buffers)
 
 
 # ---- choices
@@ -266,7 +326,7 @@ def run(tmp_path_factory):
 
 def test_a_window_of_a_run_ends_in_the_runs_own_weights(run):
     *_, move = training.moves(graph_of(CONFIG, torch.float32, 10), training.initial(MODEL, RECIPE), DATA, RECIPE)
-    assert same(credit.retrain(credit.window(run, 5, 7)), move.after)
+    assert same(credit.retrain(credit.window(run, 5, 7)).params, move.after)
 
 
 def test_bad_windows_are_named(run):

@@ -18,7 +18,11 @@ def test_courses_are_sums_over_the_windows_steps(every):
         for i in range(P):
             by_datum = [[float(entries.credit[s, i, j].sum()) for j in range(N)] for s in steps]
             change = [float(entries.after[s, i] - entries.before[s, i]) for s in steps]
-            missed = [delta - sum(row) for delta, row in zip(change, by_datum, strict=True)]
+            past, decay = ([float(x[s, i]) for s in steps] for x in (entries.past, entries.decay))
+            parts = zip(change, by_datum, past, decay, strict=True)
+            missed = [delta - sum(row) - carried - decayed for delta, row, carried, decayed in parts]
+            assert float(found.past[w, i]) == pytest.approx(sum(past))
+            assert float(found.decay[w, i]) == pytest.approx(sum(decay))
             assert float(found.value[w, i]) == float(entries.before[start, i])
             assert float(found.raised[w, i]) == pytest.approx(sum(x for row in by_datum for x in row if x > 0))
             assert float(found.lowered[w, i]) == pytest.approx(sum(x for row in by_datum for x in row if x < 0))
@@ -30,7 +34,7 @@ def test_courses_are_sums_over_the_windows_steps(every):
 def test_a_course_leads_from_each_value_to_the_next():
     entries = ledger()
     found = credit.probe_courses(entries, 7)
-    leads = found.value + found.raised + found.lowered + found.net_missed
+    leads = found.value + found.raised + found.lowered + found.past + found.decay + found.net_missed
     torch.testing.assert_close(leads[:-1], found.value[1:])
     torch.testing.assert_close(leads[-1], entries.after[-1])
 

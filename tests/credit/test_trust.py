@@ -24,12 +24,14 @@ def test_completeness_is_the_share_of_the_changes_that_an_estimate_misses():
             missed = change = 0.0
             for s in range(S):
                 delta = float(first.after[s, i] - first.before[s, i])
-                start, end = float(first.at_start[s, i].sum()), float(first.marginal[s, i].sum())
+                own = first if one.nodes == 1 else second
+                start = float(first.at_start[s, i].sum() + first.rest_at_start[s, i])
+                end = float(first.marginal[s, i].sum() + first.rest_at_end[s, i])
                 estimate = {
                     "gradient at the start": start,
                     "gradient at the end": end,
                     "trapezoid": (start + end) / 2,
-                    "credit": float((first if one.nodes == 1 else second).credit[s, i].sum()),
+                    "credit": float(own.credit[s, i].sum() + own.past[s, i] + own.decay[s, i]),
                 }[one.estimate]
                 missed, change = missed + abs(delta - estimate), change + abs(delta)
             share = one.missed[i]
@@ -40,7 +42,7 @@ def test_completeness_is_the_share_of_the_changes_that_an_estimate_misses():
 
 def test_a_complete_estimate_misses_nothing():
     entries = ledger()
-    exact = entries._replace(after=entries.before + entries.credit.sum((2, 3)))
+    exact = entries._replace(after=entries.before + entries.credit.sum((2, 3)) + entries.past + entries.decay)
     *_, one = credit.completeness({3: exact}, key=0, resamples=20)
     assert all(share.value < 1e-12 and share.high < 1e-12 for share in one.missed)
     assert repr(one) == "Completeness of credit, 3 nodes: misses 0.0%, 0.0%"

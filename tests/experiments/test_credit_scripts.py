@@ -10,7 +10,7 @@ import pytest
 import torch
 from run_builders import PLANTED, recorded
 
-from devinterp_func import batches, credit, keys, per_example, records, stats, text, units
+from devinterp_func import batches, credit, keys, optim, per_example, records, stats, text, units
 from devinterp_func.credit import CauseStudy, patterns, probes
 from devinterp_func.models import Config, transformer
 from devinterp_func.records import Recording
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))  # where the 
 import counterfactual  # noqa: E402
 import heads  # noqa: E402
 import ledger  # noqa: E402
+import norms  # noqa: E402
 import planted_cause  # noqa: E402
 
 CONFIG = Config(len(PLANTED.vocab), d_model=8, n_heads=2, d_hidden=6, n_layers=2)
@@ -209,6 +210,31 @@ def test_scores_are_ranked_against_leaving_each_datum_out_for_each_loss(run, tmp
             torch.testing.assert_close(norms, -per_example.delta_norms(move.factors))
             torch.testing.assert_close(truth[s], credit.leave_one_out(move, probe))
         assert scores["random"].unique().numel() == truth.numel()
+
+
+def test_an_optimizer_that_remembers_has_its_steps_rerun_too(tmp_path):
+    recipe = Recipe(context=8, batch_size=4, n_steps=5, lr=0.01, optimizer=optim.adamw())
+    remembers = recorded(tmp_path / "run", recipe, Recording(k=5, snapshot_every=2), model=transformer(CONFIG))
+    counterfactual.main(settings(counterfactual, remembers, tmp_path / "out", steps=2, texts=2, nodes=(2,)))
+    agreement = results.read_table(tmp_path / "out", "agreement", tables.AGREEMENT)
+    truths = agreement.filter(pl.col("score") == "marginal").select("probe", "truth").rows()
+    assert truths == [
+        (name, kind)
+        for name in (counterfactual.HELD_OUT, counterfactual.TRAINING)
+        for kind in ("delta taken away", "step rerun")
+    ]
+    other = agreement.filter(pl.col("score") == "delta taken away")
+    assert other["truth"].to_list() == ["step rerun"] * 2
+    missed = results.read_table(tmp_path / "out", "completeness", tables.COMPLETENESS)
+    credits = missed.filter((pl.col("estimate") == "credit") & (pl.col("probe") != "next word"))
+    assert (credits["missed"] < 0.1).all()
+    ledger.main(settings(ledger, remembers, tmp_path / "out", texts=2, nodes=2))
+    courses = results.read_table(tmp_path / "out", "ledger_courses", tables.LEDGER_TABLES["ledger_courses"])
+    assert all(courses.select("past", "decay").row(0))
+    norms.main(norms.Settings(remembers.path, out=tmp_path / "out"))
+    unit_rows = results.read_table(tmp_path / "out", "norms_units", tables.NORM_UNITS)
+    parts = unit_rows.select(pl.sum_horizontal("first order", "remainder", "past", "decay")).to_series()
+    assert parts.to_list() == pytest.approx(unit_rows["growth"].to_list(), rel=1e-3)
 
 
 @pytest.mark.parametrize("given", [{"steps": 0}, {"texts": 0}, {"nodes": (1, 0)}, {"nodes": ()}])

@@ -253,7 +253,7 @@ def test_a_removals_effect_is_that_of_the_retrained_weights(run, tmp_path):
     window = credit.window(run, 4, 3)
     norms_ = torch.stack([credit.datum_amounts(move, [others], 1).norm for move in run.moves(4, 7, ("*",))])
     removed = credit.top_mask(norms_, 0.25)
-    intact, without = credit.retrain(window), credit.retrain(window, removed)
+    intact, without = credit.retrain(window).params, credit.retrain(window, removed).params
     effect = float(others.value(without) - others.value(intact))
     found = results.read_table(tmp_path, "retrain", tables.REMOVALS)
     [row] = found.filter((pl.col("measured") == others.name) & (pl.col("score") == "norm")).iter_rows(named=True)

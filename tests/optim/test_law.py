@@ -1,37 +1,32 @@
-"""The law: a step's change is the sum of what its data did.
+"""The law: a step's change is what its data did, what earlier data did through the memory, and decay.
 
-    w' − w = Σ_j Δ_j      Δ_j = −lr · c · g_j / n      g = (1/n) Σ_j g_j      c = min(1, max_norm / (‖g‖ + 1e-6))
+    w' − w = Σ_j Δ_j + past + decay      Δ_j = L(present · c · g_j / n)      g = (1/n) Σ_j g_j
 
-``optim.update`` makes the step, ``optim.deltas`` and ``optim.delta_factors`` split it, ``optim.missed`` says how far a
-split is from the step that was made.
+for every rule, every kind of factor, clipping active and idle. ``Optimizer.update`` makes the step and its ``Split``,
+``optim.deltas`` and ``optim.delta_factors`` split it over the data, ``optim.missed`` says how far it is from the law.
 """
 
+import dataclasses
+import functools
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+import torch.nn.functional as F
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import token_parts
-from strategies import floats, like, mixed_arrays, mixture, small, some, trees
-from torch import Tensor
+from optimizers import OPTIMIZERS, SHAPES, Made, add, magnitude, normal, step, warm
+from oracles import flat, token_parts
+from strategies import floats, mixed_arrays, mixture, seeds, small
 
-from devinterp_func import optim, per_example, tree
+from devinterp_func import graph, optim, per_example, tree
 from devinterp_func.per_example import Bias, Factor, Outer
 
-EPS = {torch.float64: 1e-15, torch.float32: 5e-7}
-each_dtype = pytest.mark.parametrize("dtype", EPS, ids=str)
-rates = st.floats(0.01, 10)
-max_norms = st.sampled_from([1e-3, 0.5, 10.0, 1e4, math.inf])  # clipping is active for some steps and idle for others
-
-
-class Made(NamedTuple):
-    """A step as it was made: all that ``missed`` reads of one."""
-
-    before: dict[str, Tensor]
-    after: dict[str, Tensor]
-    factors: dict[str, Factor]
+EPS = {torch.float64: 1e-14, torch.float32: 5e-6}
+each_rule = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+fewer = settings(max_examples=12)  # of each rule
+max_norms = st.sampled_from([1e-3, 1.0, math.inf])  # clipping is active for some steps and idle for others
+warmups = st.integers(0, 2)
 
 
 def n_data(factors):
@@ -43,112 +38,254 @@ def mean_gradients(factors):
     return {name: token_parts(factor).sum((0, 1)) / n_data(factors) for name, factor in factors.items()}
 
 
-def step(before, factors, lr=0.5, max_norm=0.5):
-    """A step of SGD and what it used."""
-    after, info = optim.update(before, mean_gradients(factors), lr=lr, max_norm=max_norm)
-    return Made(before, after, optim.delta_factors(factors, info, n_data(factors))), info
+def drawn_step(optimizer, drawn, data):
+    """A step of factors of any kind, from any memory, and the factors of its gradients."""
+    factors = mixture(drawn)
+    gradient = mean_gradients(factors)
+    before = tree.map(lambda g: data.draw(floats(tuple(g.shape), 10)), gradient)
+    state = warm(optimizer, before, data.draw(warmups), data.draw(seeds))
+    return step(optimizer, before, factors, gradient, state, max_norm=data.draw(max_norms)), factors
 
 
-def rounding(made, dtype):
-    """What ``missed`` may be of each unit: weights and deltas are rounded, relative to a change that may be small."""
-    deltas = per_example.gradients(made.factors)
-    sizes = {
-        name: made.before[name].norm() + delta.reshape(len(delta), -1).norm(dim=1).sum()
-        for name, delta in deltas.items()
-    }
-    return {
-        name: float(EPS[dtype] * size / (made.after[name] - made.before[name]).norm()) for name, size in sizes.items()
-    }
+def rounding(made, factors, unit, dtype=torch.float64):
+    """What a sum of the step's parts may be off by: all that is added, in absolute values, entry by entry."""
+    split, share = made.split, made.split.shares[unit]
+    each = token_parts(factors[unit]).abs().sum((0, 1)) * (abs(share.present) * split.clip / n_data(factors))
+    memory = torch.zeros_like(each) if share.memory is None else share.memory.abs() * abs(share.past)
+    given = each + memory + made.before[unit].abs() * abs(share.present * share.coupled)
+    decay = made.before[unit].abs() * (1 + abs(share.decay))
+    return EPS[dtype] * (magnitude(split, unit, given) + decay) + 1e-300
 
 
 # ---- it holds
 
 
-@each_dtype
-@given(mixed_arrays(), rates, max_norms, st.data())
-@some
-def test_factors_of_every_kind_obey_the_law(dtype, drawn, lr, max_norm, data):
-    factors = mixture(drawn, dtype)
-    before = tree.map(lambda g: data.draw(floats(tuple(g.shape))).to(dtype), mean_gradients(factors))
-    made, _ = step(before, factors, lr, max_norm)
-    most = rounding(made, dtype)
-    assert optim.missed(made).keys() == factors.keys()
-    assert all(missed == 0 or missed <= most[unit] for unit, missed in optim.missed(made).items())
+@each_rule
+@given(mixed_arrays(), st.data())
+@fewer
+def test_present_past_and_decay_add_up_to_the_change(optimizer, drawn, data):
+    made, factors = drawn_step(optimizer, drawn, data)
+    formed, split = per_example.gradients(made.factors), made.split
+    for unit, delta in formed.items():
+        most = rounding(made, factors, unit)
+        present, past, decay = split.present(unit), split.past(unit), split.decay(unit)
+        assert ((delta.sum(0) - present).abs() <= most).all()
+        assert ((made.after[unit] - made.before[unit] - delta.sum(0) - past - decay).abs() <= most).all()
 
 
-@pytest.mark.parametrize(("max_norm", "clipped"), [(1e-3, True), (math.inf, False)], ids=["clipped", "not clipped"])
-@each_dtype
-def test_every_parameter_of_a_model_obeys_the_law(dtype, max_norm, clipped):
-    own = small(dtype)
-    params, captured = own.params, own.capture()
-    after, info = optim.update(params, captured.mean_grads, lr=5.0, max_norm=max_norm)
-    made = Made(params, after, optim.delta_factors(captured.factors, info, 3))
-    most = rounding(made, dtype)
-    assert bool(info.clip < 1) == clipped and optim.missed(made).keys() == params.keys()
-    assert all(missed <= 10 * most[unit] for unit, missed in optim.missed(made).items())
+@each_rule
+@given(mixed_arrays(), st.data())
+@fewer
+def test_missed_is_what_is_left_of_the_change(optimizer, drawn, data):
+    made, factors = drawn_step(optimizer, drawn, data)
+    found = optim.missed(made)
+    assert found.keys() == factors.keys()
+    for unit, missed in found.items():
+        change = (made.after[unit] - made.before[unit]).norm()
+        assert missed == 0 or missed * change <= rounding(made, factors, unit).norm() * 2
 
 
-@each_dtype
-@given(trees(), st.integers(1, 4), rates, max_norms, st.data())
-@some
-def test_deltas_of_any_tree_sum_to_the_update(dtype, params, n, lr, max_norm, data):
-    params, gradients = (tree.map(lambda x: x.to(dtype), x) for x in (params, data.draw(like(params, examples=n))))
-    after, info = optim.update(params, tree.map(lambda g: g.mean(0), gradients), lr=lr, max_norm=max_norm)
-    for name, delta in optim.deltas(gradients, info).items():
-        missed = (after[name] - params[name]) - delta.sum(0)
-        assert (missed.abs() <= 10 * EPS[dtype] * (params[name].abs() + delta.abs().sum(0) + 1e-30)).all()
+@each_rule
+@given(mixed_arrays(), st.data())
+@fewer
+def test_factors_of_deltas_are_those_of_the_datas_deltas(optimizer, drawn, data):
+    made, factors = drawn_step(optimizer, drawn, data)
+    gradients = {name: token_parts(factor).sum(1) for name, factor in factors.items()}
+    expected, split, n = optim.deltas(gradients, made.split), made.split, n_data(factors)
+    for unit, delta in per_example.gradients(made.factors).items():
+        share = split.shares[unit]
+        assert ((delta - expected[unit]).abs() <= rounding(made, factors, unit)).all()
+        for j in range(n):  # by the formula, one after the other
+            one = optim.apply_gain(share.gain, share.present * float(split.clip) * gradients[unit][j] / n)
+            assert ((expected[unit][j] - one).abs() <= rounding(made, factors, unit)).all()
 
 
-# ---- each delta is the formula's
+@each_rule
+@given(seeds, st.integers(0, 3), max_norms)
+@fewer
+def test_a_step_and_its_memory_are_linear_given_the_gain(optimizer, seed, steps, max_norm):
+    before, gradient = normal(SHAPES, seed), normal(SHAPES, seed + 1)
+    state = warm(optimizer, before, steps, seed + 2)
+    after, new, split = optimizer.update(before, gradient, state, 0.5, max_norm)
+    for unit, w in before.items():
+        share = split.shares[unit]
+        u = split.clip * gradient[unit] + share.coupled * w
+        m = torch.zeros_like(w) if share.memory is None else share.memory
+        given = share.present * u + share.past * m
+        change = optim.apply_gain(share.gain, given) + share.decay * w
+        assert ((after[unit] - w - change).abs() <= 1e-14 * (magnitude(split, unit, given) + w.abs())).all()
+        buffers = [buffer for name, buffer in new.buffers[unit].items() if name != "exp_avg_sq"]
+        assert (share.memory is None) == (not buffers) and share.coupled * share.decay == 0
+        for buffer, old in zip(buffers, state.buffers[unit].values(), strict=False):
+            assert torch.equal(m, old)
+            torch.testing.assert_close(buffer, share.keep * m + share.take * u, rtol=1e-13, atol=1e-14)
 
 
-@given(floats((3, 2)), rates, max_norms)
-@some
-def test_a_delta_is_the_formula(gradients, lr, max_norm):
-    mean = [sum(row[i] for row in gradients.tolist()) / 3 for i in range(2)]
-    c = min(1.0, max_norm / (math.hypot(*mean) + 1e-6))
-    _, info = optim.update({"w": torch.zeros(2).double()}, {"w": gradients.mean(0)}, lr=lr, max_norm=max_norm)
-    expected = [[-lr * c * g / 3 for g in row] for row in gradients.tolist()]
-    assert optim.deltas({"w": gradients}, info)["w"].tolist() == [pytest.approx(row, rel=1e-9) for row in expected]
+@each_rule
+@given(seeds, warmups, max_norms)
+@fewer
+def test_sizes_are_those_of_the_parts(optimizer, seed, steps, max_norm):
+    before, gradient = normal(SHAPES, seed), normal(SHAPES, seed + 1)
+    state = warm(optimizer, before, steps, seed + 2)
+    after, _, split = optimizer.update(before, gradient, state, 0.5, max_norm)
+    sizes = split.sizes()
+    assert sizes.size.dtype == sizes.along.dtype == torch.float64 and sizes.size.shape == (
+        len(SHAPES),
+        len(optim.PARTS),
+    )
+    for unit, size, along in zip(before, *sizes, strict=True):
+        parts = [split.present(unit), split.past(unit), split.decay(unit)]
+        change = sum(parts)
+        torch.testing.assert_close(size, torch.stack([part.norm() for part in parts]), rtol=1e-10, atol=1e-13)
+        expected = torch.stack([(part * change).sum() for part in parts])
+        scale = float(sum(part.norm() for part in parts)) ** 2
+        assert ((along - expected).abs() <= 1e-13 * scale).all()
+        assert abs(float(along.sum() - (after[unit] - before[unit]).square().sum())) <= 1e-12 * (scale + 1)
+    torch.testing.assert_close(sizes.shares().sum(-1), torch.ones(len(SHAPES)).double())
 
 
-@given(mixed_arrays(), rates, max_norms)
-@some
-def test_factors_of_deltas_form_the_deltas(drawn, lr, max_norm):
-    factors = mixture(drawn)
-    n = n_data(factors)
-    _, info = step(mean_gradients(factors), factors, lr, max_norm)
-    formed = per_example.gradients(optim.delta_factors(factors, info, n))
-    for name, delta in optim.deltas(per_example.gradients(factors), info).items():
-        largest = float(optim.share(info, n).abs()) * 100  # of what is added: terms may cancel
-        torch.testing.assert_close(formed[name], delta, rtol=1e-13, atol=1e-14 * largest)
+@pytest.mark.parametrize("block", [5, 2**16])
+@each_rule
+@given(seeds, warmups, max_norms)
+@fewer
+def test_what_a_step_measures_in_passing_is_what_is_measured_afterwards(optimizer, block, seed, steps, max_norm):
+    before, gradient = normal(SHAPES, seed), normal(SHAPES, seed + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optim._adam, "BLOCK", block)
+        patch.setattr(optim._split, "BLOCK", block)
+        _, _, split = optimizer.update(before, gradient, warm(optimizer, before, steps, seed + 2), 0.5, max_norm)
+        without = {unit: share._replace(products=None) for unit, share in split.shares.items()}
+        afterwards = dataclasses.replace(split, shares=without).sizes()
+        assert all(torch.equal(x, y) for x, y in zip(split.sizes(), afterwards, strict=True))
+    measured = {unit for unit, share in split.shares.items() if share.products is not None}
+    assert measured == {unit for unit, share in split.shares.items() if isinstance(share.gain, optim.Rooted)}
+
+
+@each_rule
+@given(seeds, warmups)
+@fewer
+def test_pulling_back_is_the_adjoint_of_the_gain(optimizer, seed, steps):
+    before = normal(SHAPES, seed)
+    _, _, split = optimizer.update(before, normal(SHAPES, seed + 1), warm(optimizer, before, steps, seed), 0.5)
+    x, G = normal(SHAPES, seed + 2), normal(SHAPES, seed + 3)
+    for unit, share in split.shares.items():
+        found, expected = (
+            G[unit] * optim.apply_gain(share.gain, x[unit]),
+            optim.pull_gain(share.gain, G[unit]) * x[unit],
+        )
+        most = (magnitude(split, unit, x[unit]) * G[unit].abs()).sum()
+        assert (found.sum() - expected.sum()).abs() <= 1e-14 * most
+        several = optim.apply_gain(share.gain, torch.stack([x[unit], 2 * x[unit]]))  # a gain is each datum's alike
+        torch.testing.assert_close(several[1], 2 * optim.apply_gain(share.gain, x[unit]), rtol=1e-12, atol=1e-12)
+
+
+@given(seeds)
+@fewer
+def test_gains_of_any_kind_are_what_they_say_and_have_their_adjoint(seed):
+    drawn = normal({"x": (4, 3), "G": (4, 3), "left": (4, 4), "right": (3, 3), "root": (4, 3)}, seed)
+    x, G, left, right = (drawn[name] for name in ("x", "G", "left", "right"))
+    rooted = optim.Rooted(-0.5, drawn["root"].square(), 0.25, 1e-2)
+    gains: dict[str, float | optim.Rooted | optim.Matrix] = {  # Muon's matrices are symmetric; these are not
+        "number": -0.5,
+        "rooted": rooted,
+        "left": optim.Matrix(left, True),
+        "right": optim.Matrix(right, False),
+    }
+    root = drawn["root"].abs() / 0.25 + 1e-2
+    expected = {"number": -0.5 * x, "rooted": -0.5 * x / root, "left": left @ x, "right": x @ right.T}
+    for name, gain in gains.items():
+        torch.testing.assert_close(optim.apply_gain(gain, x), expected[name], rtol=1e-13, atol=1e-14)
+        pulled = (optim.pull_gain(gain, G) * x).sum()
+        torch.testing.assert_close((G * expected[name]).sum(), pulled, rtol=1e-11, atol=1e-12)
+
+
+# ---- of models
+
+
+def tied_loss(params, x, y):
+    hidden = F.embedding(x, params["table"])
+    hidden = F.conv1d(hidden.T[None], params["conv"], params["bias"], padding=1)[0].T.tanh()
+    return F.cross_entropy(F.linear(hidden, params["table"]), y)
+
+
+@functools.lru_cache
+def tied(dtype):
+    """Weights of a model whose table is embedding and head, and their capture on three data."""
+    shapes: dict[str, tuple[int, ...]] = {"table": (7, 4), "conv": (4, 4, 3), "bias": (4,)}
+    before = normal(shapes, dtype=dtype)
+    x, y = torch.randint(7, (2, 3, 5), generator=torch.Generator().manual_seed(0))
+    return before, per_example.capture(graph.of(tied_loss, before, x[0], y[0]), before, x, y, units=("*",))
+
+
+@pytest.mark.parametrize("dtype", EPS, ids=str)
+@pytest.mark.parametrize("max_norm", [1e-3, math.inf], ids=["clipped", "not clipped"])
+@each_rule
+def test_tied_weights_and_convolutions_obey_the_law(optimizer, max_norm, dtype):
+    before, captured = tied(dtype)
+    state = warm(optimizer, before, 2)
+    made = step(optimizer, before, captured.factors, captured.mean_grads, state, max_norm=max_norm)
+    assert bool(made.split.clip < 1) == (max_norm < 1) and isinstance(captured.factors["table"], per_example.Sum)
+    for unit, missed in optim.missed(made).items():
+        change = (made.after[unit] - made.before[unit]).double().norm()
+        assert missed * change <= rounding(made, captured.factors, unit, dtype).double().norm()
+
+
+@each_rule
+def test_every_parameter_of_a_transformer_obeys_the_law_for_some_steps(optimizer):
+    own = small()
+    params, state = own.params, optimizer.init(own.params)
+    for max_norm in (math.inf, 0.1):
+        captured = own._replace(params=params).capture()
+        made = step(optimizer, params, captured.factors, captured.mean_grads, state, lr=0.1, max_norm=max_norm)
+        assert optim.missed(made).keys() == params.keys() and bool(made.split.clip < 1) == (max_norm < 1)
+        for unit, missed in optim.missed(made).items():
+            change = (made.after[unit] - made.before[unit]).norm()
+            assert missed * change <= 10 * rounding(made, captured.factors, unit).norm()
+        params, state = made.after, made.state
 
 
 # ---- what misses it is seen
 
 
 def normal_factors(n=20) -> dict[str, Factor]:
-    rng = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
-    return {"weight": Outer(draw(n, 2, 3), draw(n, 2, 4)), "bias": Bias(draw(n, 2, 4))}
+    shapes = {"a": (n, 2, 3), "b": (n, 2, 4), "c": (n, 2, 4)}
+    drawn = normal(shapes)
+    return {"weight": Outer(drawn["a"], drawn["b"]), "bias": Bias(drawn["c"])}
+
+
+def a_step(optimizer=OPTIMIZERS["sgd"], max_norm=0.5):
+    """A second step."""
+    factors, before = normal_factors(), {"weight": torch.ones(4, 3).double(), "bias": torch.ones(4).double()}
+    return step(optimizer, before, factors, mean_gradients(factors), warm(optimizer, before, 1), max_norm=max_norm)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda f, info: per_example.take_data(f, slice(1, None)),
-        lambda f, info: f._replace(signals=f.signals / info.clip),
-        lambda f, info: f._replace(signals=-f.signals),
-        lambda f, info: f._replace(signals=f.signals / 20),
-        lambda f, info: f._replace(signals=f.signals.flip(2)),
+        lambda f, split: per_example.take_data(f, slice(1, None)),
+        lambda f, split: per_example.scale(f, 1 / split.clip),
+        lambda f, split: per_example.scale(f, -1.0),
+        lambda f, split: per_example.scale(f, 1 / 20),
+        lambda f, split: per_example.scale(
+            f, torch.arange(1.0, 1 + per_example.size_of(f)).double().view(per_example.shape_of(f))
+        ),
     ],
-    ids=["a datum is dropped", "clipping is forgotten", "sign", "mean for sum", "entries are mixed up"],
+    ids=["a datum is dropped", "clipping is forgotten", "sign", "mean for sum", "entries' gains are mixed up"],
 )
-def test_wrong_deltas_miss_the_law(wrong):
-    made, info = step({"weight": torch.ones(4, 3).double(), "bias": torch.ones(4).double()}, normal_factors())
-    assert info.clip < 1 and max(optim.missed(made).values()) <= 1e-13
-    changed = {unit: wrong(factor, info) for unit, factor in made.factors.items()}
-    assert min(optim.missed(made._replace(factors=changed)).values()) > 0.01
+@each_rule
+def test_wrong_deltas_miss_the_law(optimizer, wrong):
+    made = a_step(optimizer)
+    assert made.split.clip < 1 and max(optim.missed(made).values()) <= 1e-13
+    changed = {unit: wrong(factor, made.split) for unit, factor in made.factors.items()}
+    assert min(optim.missed(made._replace(factors=changed)).values()) > 1e-3
+
+
+@pytest.mark.parametrize("part", ["past", "decay"])
+def test_a_forgotten_part_misses_the_law(part):
+    made = a_step(OPTIMIZERS["adamw"])
+    shares = {unit: share._replace(**{part: 0.0}) for unit, share in made.split.shares.items()}
+    changed = made._replace(split=type(made.split)(**vars(made.split) | {"shares": shares}))
+    assert min(optim.missed(changed).values()) > 1e-3
 
 
 def test_missed_is_a_part_of_the_units_change():
@@ -159,10 +296,18 @@ def test_missed_is_a_part_of_the_units_change():
         "still": Bias(torch.tensor([[[1.0, 2.0]], [[-1.0, -2.0]]])),
         "stuck": Bias(torch.tensor([[[1.0]], [[2.0]]])),
     }
-    missed = optim.missed(Made(before, after, factors))
+    _, state, split = optim.sgd().update(before, before, optim.sgd().init(before), 1.0)
+    missed = optim.missed(Made(before, after, split, factors, state, state))
     assert missed == {"moved": pytest.approx(0.2), "still": 0.0, "stuck": math.inf}
 
 
 def test_missed_may_be_of_some_units():
-    made, _ = step({"weight": torch.ones(4, 3).double(), "bias": torch.ones(4).double()}, normal_factors())
+    made = a_step()
     assert list(optim.missed(made._replace(factors={"bias": made.factors["bias"]}))) == ["bias"]
+
+
+def test_deltas_of_data_sum_to_the_present_share():
+    made = a_step(OPTIMIZERS["nesterov"])
+    deltas = optim.deltas(per_example.gradients(normal_factors()), made.split)
+    expected = {unit: made.split.present(unit) for unit in deltas}
+    assert abs(flat(add(tree.map(lambda x: x.sum(0), deltas), tree.scale(expected, -1.0)))).max() <= 1e-15

@@ -2,6 +2,7 @@
 
 import itertools
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import assert_close, assert_equal, flat_parts, relative_error, token_parts
 from small_transformers import SMALL
-from strategies import SHAPES, factor_of, few, fields_of, mixed_arrays, mixture, small, some, uses
+from strategies import SHAPES, factor_of, few, fields_of, integers, mixed_arrays, mixture, small, some, uses
 
 from devinterp_func import models, per_example, tree
 from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Sum, _products
@@ -140,6 +141,20 @@ def test_norms_of_a_unit_whose_uses_fold_it_in_different_ways():
     tied = Sum((Outer(a, b, (2, 3, 2)), Outer(b, a, (2, 3, 2)), Outer(c[..., :3], c, (2, 3, 2))))
     expected = flat_parts(tied).sum(1).norm(dim=1)
     torch.testing.assert_close(per_example.delta_norms({"w": tied}), expected, rtol=1e-12, atol=0.0)
+
+
+@given(mixed_arrays(), st.sampled_from([1, 9, 2**18]), st.data())
+@some
+def test_norms_of_what_has_a_gain_for_each_entry_are_those_of_the_formed_gradients(drawn, formed_at_once, data):
+    factors = mixture(drawn)
+    gains = {name: data.draw(integers(per_example.shape_of(factor))) for name, factor in factors.items()}
+    scaled = {name: per_example.scale(factor, gains[name]) for name, factor in factors.items()}
+    mixed: dict[str, Factor] = {name: Sum((scaled[name], factor)) for name, factor in factors.items()}
+    with mock.patch.object(_products, "FORMED", formed_at_once):
+        for given_, by in ((scaled, gains), (mixed, tree.map(lambda gain: gain + 1, gains))):
+            rows = [flat_parts(factor).sum(1) * by[name].flatten() for name, factor in factors.items()]
+            expected = torch.cat(rows, 1).norm(dim=1)
+            torch.testing.assert_close(per_example.delta_norms(given_), expected, rtol=1e-12, atol=0.0)
 
 
 def test_norms_of_uses_that_cancel_are_0_to_rounding():

@@ -13,7 +13,7 @@ from strategies import distinct_matrices, few, mixed_arrays, mixture, small, som
 
 from devinterp_func import keys, optim, per_example
 from devinterp_func.models import Config
-from devinterp_func.per_example import Bias, Dense, Factor, Lookup, Outer, Sum, _outliers
+from devinterp_func.per_example import Bias, Dense, Factor, Lookup, Outer, Scaled, Sum, _outliers
 from devinterp_func.per_example._outliers import BLOCK, select_by_sorting
 from devinterp_func.units import locate
 
@@ -35,12 +35,13 @@ def split(values):
     return {name: part for name, part in parts.items() if part.numel()}
 
 
-def some_deltas(dtype=torch.float32, n=5, seed=0):
+def some_deltas(dtype=torch.float32, n=5, seed=0, optimizer=None):
     """Factors of the deltas of a small model's step, default units."""
     own = small(dtype, False, Config(vocab_size=11, d_model=8, n_heads=2, d_hidden=7, n_layers=1), n, seed=seed)
     captured = own.capture(units=())
-    _, info = optim.update(own.params, captured.mean_grads, lr=5.0, max_norm=0.5)
-    return per_example.scale_factors(captured.factors, optim.share(info, n))
+    optimizer = optim.sgd() if optimizer is None else optimizer
+    _, _, split = optimizer.update(own.params, captured.mean_grads, optimizer.init(own.params), 5.0, max_norm=0.5)
+    return optim.delta_factors(captured.factors, split, n)
 
 
 def zero_bias(size) -> dict[str, Factor]:
@@ -216,9 +217,10 @@ def _check_positions(drawn, k):
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("optimizer", [optim.sgd(), optim.adamw()], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("per", ["datum", "step"])
-def test_any_buffer_gives_the_same_outliers(rows, dtype, per):
-    factors = some_deltas(dtype)
+def test_any_buffer_gives_the_same_outliers(rows, dtype, per, optimizer):
+    factors = some_deltas(dtype, optimizer=optimizer)
     buffer = per_example.workspace(factors, rows)
     total = sum(per_example.size_of(factor) for factor in factors.values())
     buffer[:, :total] = 1e30  # only the padding need be zero
@@ -232,9 +234,10 @@ def test_padding_is_never_an_outlier():
     assert found.parameter.tolist() == [list(range(BLOCK + 1))] * 2
 
 
+@pytest.mark.parametrize("optimizer", [optim.sgd(), optim.adamw(), optim.muon()], ids=["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("per", ["datum", "step"])
-def test_outliers_of_a_step_are_those_of_its_deltas(per):
-    factors = some_deltas()
+def test_outliers_of_a_step_are_those_of_its_deltas(per, optimizer):
+    factors = some_deltas(optimizer=optimizer)
     found = per_example.top_k_from_factors(factors, 30, per)
     expected = per_example.top_k(per_example.form_units(factors), 30, per)
     assert_same((found.parameter, found.delta, found.datum), (expected.parameter, expected.delta, expected.datum))
@@ -254,7 +257,8 @@ def test_deltas_formed_a_few_at_a_time_are_the_same_to_the_bit(rows):
     a, b, c = (torch.from_numpy(rng.standard_normal((5, 35, width), dtype="f4")) for width in (200, 600, 200))
     lookup = Lookup(torch.from_numpy(rng.integers(0, 600, (5, 35))), a, 600)
     tied = Sum((Outer(c, b), lookup, Outer(a, b), Dense(b[:, :1].mT * c[:, :1])))
-    factors: dict[str, Factor] = {"in_proj": Outer(a, b), "linear": Outer(a, c), "tied": tied}
+    scaled = Scaled(Outer(a, c), c[0].T @ a[0])
+    factors: dict[str, Factor] = {"in_proj": Outer(a, b), "linear": scaled, "tied": tied}
     units = per_example.form_units(factors)
     buffer = per_example.workspace(factors, rows)
     for start in range(0, 5, rows):

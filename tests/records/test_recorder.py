@@ -11,11 +11,11 @@ import pytest
 import torch
 from run_builders import contents
 
-from devinterp_func import batches, models, optim, records, text, training
+from devinterp_func import batches, models, records, text, training
 from devinterp_func.models import Config
 from devinterp_func.records import RecordError, Recording, _recorder, _sealed
 from devinterp_func.records._directory import lock
-from devinterp_func.training import Recipe
+from devinterp_func.training import Recipe, _moves
 
 CORPUS = text.planted(key=0, n_tokens=3600)
 CONFIG = Config(len(CORPUS.vocab), d_model=12, n_heads=2, d_hidden=8, n_layers=1)
@@ -171,7 +171,7 @@ def test_steps_that_come_out_differently_after_a_resume_are_refused(tmp_path, mo
     monkeypatch.setattr(_recorder, "SHARD_BYTES", 1)
     record(tmp_path / "run", stop=25)
     before = contents(tmp_path / "run")
-    monkeypatch.setattr(optim, "learning_rate", lambda *_: 1.0)
+    monkeypatch.setattr(_moves, "learning_rate", lambda *_: 1.0)
     with pytest.raises(RecordError, match="step 20, replayed from the last snapshot, differs"):
         record(tmp_path / "run")
     assert contents(tmp_path / "run") == before

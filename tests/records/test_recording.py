@@ -8,9 +8,9 @@ import pytest
 import torch
 from run_builders import MANIFEST, PLANTED, contents, recorded, same_bits
 
-from devinterp_func import models, optim, records, text, training
+from devinterp_func import models, optim, per_example, records, text, training
 from devinterp_func.models import Config
-from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Sum
+from devinterp_func.per_example import Bias, Dense, Factor, Gain, Lookup, Outer, Scaled, Sum
 from devinterp_func.records import Recording, _record_step
 from devinterp_func.records._step import stack, take_row, unstack
 from devinterp_func.training import Recipe
@@ -27,12 +27,19 @@ def record(run, recipe=RECIPE):
 
 # ---- what does not fit is said before anything is written
 
+ONLY_MATRICES = optim.Optimizer((optim.Group(optim.Muon()),))
 STRANGE = torch.where(torch.arange(len(PLANTED.test)) == 7, -100, PLANTED.test)
 
 
 @pytest.mark.parametrize(
     ("changed", "error", "said"),
     [
+        (
+            {"recipe": replace(RECIPE, optimizer=optim.sgd(momentum=0.9, undecayed=("layers.7.*",)))},
+            ValueError,
+            "no parameter is called 'layers.7",
+        ),
+        ({"recipe": replace(RECIPE, optimizer=ONLY_MATRICES)}, ValueError, "Muon steps 2-D weights"),
         (
             {"valid": PLANTED.valid[:10]},
             ValueError,
@@ -101,9 +108,19 @@ def test_any_text_survives_its_run(tmp_path):
 # ---- what is recorded
 
 
-@pytest.mark.parametrize("max_norm", [math.inf, 0.5, 1e-300])
-def test_every_recipe_comes_back(tmp_path, max_norm):
-    recipe = replace(RECIPE, max_norm=max_norm, lr=1e-3, n_steps=1)
+@pytest.mark.parametrize("max_norm", [math.inf, 1e-300])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"optimizer": optim.adamw(betas=(0.7, 0.9), weight_decay=0.3, undecayed=("*.bias",))},
+        {"schedule": optim.Schedule("cosine", warmup=2, end=0.1), "optimizer": optim.muon(but=("decoder.*",))},
+        {"optimizer": optim.grouped((("*.bias",), optim.sgd(0.9)), rest=optim.adam(), scales=(2.0,))},
+    ],
+    ids=["sgd", "adamw", "muon", "groups"],
+)
+def test_every_recipe_comes_back(tmp_path, max_norm, how):
+    recipe = replace(RECIPE, max_norm=max_norm, lr=1e-3, n_steps=1, **how)
     opened = record(tmp_path / "run", recipe)
     assert (opened.recipe, opened.recording, opened.model.source) == (recipe, RECORDING, MODEL.source)
     assert "Infinity" not in (tmp_path / "run" / "manifest.json").read_text()
@@ -114,8 +131,16 @@ def a_move(n, context, width):
     signals = torch.zeros(n, context, width)
     signals[-1, -1, -1] = 1.0
     factors: dict[str, Factor] = {"w": Bias(signals)}
-    one = torch.tensor(1.0)
-    return training.Move(0, 0, 0, torch.arange(n), torch.zeros(n), optim.StepInfo(one, one, one), {}, {}, factors)
+    return a_step(n, factors)
+
+
+def a_step(n, factors):
+    """A step of SGD of n data and of these factors, from weights of 0."""
+    params = {name: torch.zeros(per_example.shape_of(factor)) for name, factor in factors.items()}
+    state = optim.sgd().init(params)
+    after, new, split = optim.sgd().update(params, params, state, lr=1.0)
+    made = (split, params, after, state, new, factors, factors)
+    return training.Move(0, 0, 0, torch.arange(n), torch.zeros(n), *made)
 
 
 @pytest.mark.parametrize("per", ["datum", "step"])
@@ -155,11 +180,12 @@ def test_factors_of_every_kind_are_stored(tmp_path):
         "outer": Outer(x, y, (4, 2, 1)),
         "bias": Bias(x, (1, 2)),
         "gain": Gain(x, -x),
+        "scaled": Scaled(Outer(x, y), torch.ones(4, 2)),
+        "scaled twice": Sum((Scaled(Outer(x, -y), -torch.ones(4, 2)), Scaled(Outer(-x, y), torch.zeros(4, 2)))),
         "scale": Dense(torch.tensor([1.0, 2.0])),
         "tied": Sum((lookup, Sum((Outer(-x, y), Dense(torch.ones(n, 4, 2)))))),
     }
-    one = torch.tensor(1.0)
-    move = training.Move(0, 0, 0, torch.arange(n), torch.zeros(n), optim.StepInfo(one, one, one), {}, {}, factors)
+    move = a_step(n, factors)
     run = tmp_path / "run"
     records.create(run, MANIFEST)
     records.write_shard(run, [records.to_record(move, Recording(k=3, factors=True))])
@@ -167,6 +193,11 @@ def test_factors_of_every_kind_are_stored(tmp_path):
         "outer": {"inputs": x, "signals": y},
         "bias": {"signals": x},
         "gain": {"inputs": x, "signals": -x},
+        "scaled": {"inputs": x, "signals": y, "gain": torch.ones(4, 2)},
+        "scaled twice": {
+            **{"0.inputs": x, "0.signals": -y, "0.gain": -torch.ones(4, 2)},
+            **{"1.inputs": -x, "1.signals": y, "1.gain": torch.zeros(4, 2)},
+        },
         "scale": {"gradients": torch.tensor([1.0, 2.0])},
         "tied": {
             "0.tokens": torch.tensor([[0, 3, 1]] * n),

@@ -11,7 +11,7 @@ from oracles import assert_equal
 from run_builders import MANIFEST, MODEL, PLANTED, SMALL, build_run, recorded
 
 from devinterp_func import batches, graph, models, optim, per_example, records, text, training, tree, units
-from devinterp_func.records import RecordError, Recording, _run
+from devinterp_func.records import RecordError, Recording, _machine
 from devinterp_func.records._sealed import read_sealed, write_sealed
 from devinterp_func.training import Recipe
 
@@ -282,8 +282,8 @@ def test_other_threads_are_refused_with_what_to_do(run, threads):
 
 def here(run, monkeypatch, **changed):
     """Another machine than the run's."""
-    machine = _run.machine() | changed
-    monkeypatch.setattr(_run, "machine", lambda: machine)
+    machine = _machine.machine() | changed
+    monkeypatch.setattr(_machine, "machine", lambda: machine)
     return machine
 
 

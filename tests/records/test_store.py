@@ -64,8 +64,9 @@ def rows(shard):
         outliers = type(shard.outliers)(*(tensor[i] for tensor in shard.outliers))
         factors = {unit: {name: t[i] for name, t in parts.items()} for unit, parts in shard.factors.items()}
         numbers = {name: getattr(shard, name)[i].item() for name in records.StepRecord._fields[:6]}
+        split = type(shard.split)(*(tensor[i] for tensor in shard.split))
         arrays = {"datum": shard.datum[i], "loss": shard.loss[i], "outliers": outliers, "factors": factors}
-        yield records.StepRecord(**numbers, **arrays)
+        yield records.StepRecord(**numbers, split=split, **arrays)
 
 
 @given(st.integers(-3, 10), st.none() | st.integers(-3, 10))
@@ -199,10 +200,11 @@ def test_an_empty_run_is_whole(empty):
 def test_results_print_short(run):
     record = next(records.scan(run))
     assert repr(record) == (
-        "StepRecord(step=0, epoch=0, batch=0, lr=5, clip=0.75, grad_norm=0.5, datum=[2], loss=[2], outliers=[2, 3], "
-        "factors={})"
+        "StepRecord(step=0, epoch=0, batch=0, lr=5, clip=0.75, grad_norm=0.5, datum=[2], loss=[2], split=[2, 3], "
+        "outliers=[2, 3], factors={})"
     )
     assert "first=0, count=2, step=[2]" in repr(next(records.scan_shards(run)))
+    assert "split=[2, 2, 3], outliers=[2, 2, 3]" in repr(next(records.scan_shards(run)))
     stored = step_record(0, factors=[("linear", "inputs", 4, 5)])
     assert repr(stored).endswith("factors={linear: {inputs: [2, 4, 5]}})")
 
@@ -258,7 +260,9 @@ def test_a_shard_must_follow_exactly(run, steps):
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("other", [{"n": 3}, {"k": 1}, {"delta": torch.float64}, {"per": "step"}, {"factors": "f"}])
+@pytest.mark.parametrize(
+    "other", [{"n": 3}, {"k": 1}, {"delta": torch.float64}, {"per": "step"}, {"factors": "f"}, {"units": 3}]
+)
 def test_records_of_a_shard_are_alike(empty, other):
     other = {"factors": [("u", "inputs", 1, 1)]} if "factors" in other else other
     with pytest.raises(RecordError, match="step 1: .* differ in shape or dtype from step 0's"):

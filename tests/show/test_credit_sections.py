@@ -31,18 +31,20 @@ def run(tmp_path_factory):
     return recorded(tmp_path_factory.mktemp("runs") / "run", recipe, Recording(k=3), corpus, transformer(config))
 
 
-def entries(start=0, probes=2):
+def entries(start=0, probes=2, past=0.0, decay=0.0):
     """Three steps of a datum each: datum 0 raises by 3 − 1, datum 1 lowers by 8 − 4 − 2, datum 2 does nothing."""
     credit = torch.tensor([[3.0, -1.0, 0.0], [-8.0, 4.0, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     credit = credit[:, None, None].expand(3, probes, 1, 3)
     before = torch.tensor([5.0, 7.25, 5.0], dtype=torch.float64)[:, None].expand(3, probes)
     after = torch.tensor([7.25, 5.0, 5.5], dtype=torch.float64)[:, None].expand(3, probes)
     step, datum = torch.arange(start, start + 3), torch.tensor([[0], [1], [2]])
-    return Entries(step, datum, before, after, credit, credit, torch.full_like(credit, torch.nan))
+    rest = torch.tensor([past, decay], dtype=torch.float64)[:, None, None].expand(2, 3, probes)
+    unasked = torch.full_like(credit, torch.nan), *rest, *torch.full_like(rest, torch.nan)
+    return Entries(step, datum, before, after + past + decay, credit, credit, *unasked)
 
 
-def write_ledger(run, folder, probes=PROBES, key=tables.LedgerKey(0, 3, 3, 20, 0), start=0):  # noqa: B008
-    frames = tables.ledger_frames(entries(start, len(probes)), probes, key, run.data, len(VOCAB), every=2)
+def write_ledger(run, folder, probes=PROBES, key=tables.LedgerKey(0, 3, 3, 20, 0), start=0, **rest):  # noqa: B008
+    frames = tables.ledger_frames(entries(start, len(probes), **rest), probes, key, run.data, len(VOCAB), every=2)
     for name, kind in tables.LEDGER_TABLES.items():
         results.add_rows(folder, name, kind, frames[name])
 
@@ -98,6 +100,28 @@ def test_a_probe_starts_ends_and_misses_what_its_steps_say(run, tmp_path):
     assert re.search(r"at the start.*5\.00.*at the end.*5\.50.*raised by.*2\.00.*lowered by.*−2\.00", shown, re.S)
     missed = (0.25 + 0.25 + 0.5) / (2.25 + 2.25 + 0.5)
     assert f"{missed:.2%}" in shown
+
+
+def test_past_and_decay_are_shown_where_there_are_any(run, tmp_path, monkeypatch):
+    write_ledger(run, tmp_path / "without")
+    whole, loss, _ = _credit_sections.sections(run, tmp_path / "without")
+    assert "memory" not in html([loss]) and ">decay<" not in html([whole])
+    write_ledger(run, tmp_path / "with", past=1.25, decay=-0.5)
+    whole, loss, _ = _credit_sections.sections(run, tmp_path / "with")
+    shown = html([loss])
+    assert re.search(r"past.*3\.75.*through the optimizer.*decay.*−1\.50.*weight decay", shown, re.S)
+    assert "Dashed, past and decay" in shown and re.search(r"past.*decay.*3\.75.*−1\.50", html([whole]), re.S)
+    named = []
+
+    def credit_bands(*given, rest):
+        named.append((given[1], rest))
+        return Figure()
+
+    monkeypatch.setattr(_credit_sections.plots, "credit_bands", credit_bands)
+    table = results.read_table(tmp_path / "with", "ledger_courses", tables.LEDGER_TABLES["ledger_courses"])
+    _credit_sections.course_figure(table.filter(pl.col("probe") == "loss"))
+    [(value, rest)] = named
+    assert rest.tolist() == [1.5, 0.75] and value.tolist() == pytest.approx([5.0, 5.0, 6.25])
 
 
 def test_only_the_longest_of_a_ledger_is_shown_and_other_ledgers_beside_it(run, tmp_path):
@@ -199,10 +223,10 @@ def test_trust_shows_shares_and_goes_without_agreement(run, tmp_path):
     [section] = _credit_sections.sections(run, tmp_path)
     shown = html([section])
     assert len(section.items) == 2 and "150.0%" in shown and "credit, 3 nodes" in shown and "6.2%" in shown
-    agreement = tables.agreement_frame({"loss": {"credit": Estimate(0.875, 0.5, 1.0, 6)}})
+    agreement = tables.agreement_frame({"loss": {"step rerun": {"credit": Estimate(0.875, 0.5, 1.0, 6)}}})
     results.write_table(tmp_path, "agreement", agreement)
     [section] = _credit_sections.sections(run, tmp_path)
-    assert len(section.items) == 3 and "0.875" in html([section])
+    assert len(section.items) == 3 and "0.875" in html([section]) and "step rerun" in html([section])
 
 
 def test_known_causes_stand_in_a_section(run, tmp_path):

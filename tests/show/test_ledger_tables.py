@@ -42,7 +42,7 @@ def test_courses_are_those_of_the_summary(frames):
     for i, probe in enumerate(PROBES):
         frame = of(frames["ledger_courses"], probe)
         assert frame["step"].to_list() == [5, 15, 25] and frame["steps"].to_list() == [10, 10, 5]
-        for column in ("value", "raised", "lowered", "net missed", "missed", "change"):
+        for column in ("value", "raised", "lowered", "past", "decay", "net missed", "missed", "change"):
             assert frame[column].to_list() == getattr(found, column.replace(" ", "_"))[:, i].tolist()
 
 
@@ -55,7 +55,10 @@ def test_a_summary_leads_from_the_start_to_the_end(frames):
         by_datum = entries.credit[:, i].sum(-1)
         assert row["raised"] == pytest.approx(float(by_datum[by_datum > 0].sum()))
         assert row["lowered"] == pytest.approx(float(by_datum[by_datum < 0].sum()))
-        missed = sum(abs(float(entries.after[s, i] - entries.before[s, i] - by_datum[s].sum())) for s in range(S))
+        for part in ("past", "decay"):
+            assert row[part] == pytest.approx(float(getattr(entries, part)[:, i].sum()))
+        parts = by_datum.sum(1) + entries.past[:, i] + entries.decay[:, i]
+        missed = sum(abs(float(entries.after[s, i] - entries.before[s, i] - parts[s])) for s in range(S))
         change = sum(abs(float(entries.after[s, i] - entries.before[s, i])) for s in range(S))
         assert row["missed"] == pytest.approx(missed / change)
 
@@ -166,8 +169,11 @@ def test_completeness_and_agreement_have_a_row_for_each_probe_and_estimate():
         ("bigram:a b", "gradient at the end", None, 1.5, 1.0, 2.0, 4.0, 8),
         ("bigram:a b", "credit", 3, 0.1, 0.0, 0.2, 4.0, 7),
     ]
-    agreement = tables.agreement_frame({"loss": {"credit": shares[0][0], "random": shares[0][1]}})
-    assert agreement.rows() == [("loss", "credit", 0.5, 0.25, 0.75, 9), ("loss", "random", 1.5, 1.0, 2.0, 8)]
+    agreement = tables.agreement_frame({"loss": {"step rerun": {"credit": shares[0][0], "random": shares[0][1]}}})
+    assert agreement.rows() == [
+        ("loss", "step rerun", "credit", 0.5, 0.25, 0.75, 9),
+        ("loss", "step rerun", "random", 1.5, 1.0, 2.0, 8),
+    ]
 
 
 def test_planted_causes_have_their_base_rate_beside_them():

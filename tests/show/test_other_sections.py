@@ -47,8 +47,9 @@ def test_an_empty_folder_has_no_sections(run, tmp_path):
 # ---- norms
 
 
-def write_norms(folder, tokens):
+def write_norms(folder, tokens, past=0.0):
     sums: dict[str, object] = {"before": 1.0, "growth": 2.0, "first order": 0.5, "remainder": 1.5}
+    sums |= {"past": past, "decay": 0.0}
     shares: dict[str, object] = {"share of 10 tokens": 0.25, "their share of positions": 0.125}
     span: dict[str, object] = {"from": 0, "to": 2}
     unit = span | {"unit": "layers.0.linear1.weight", "axis": "in", "neurons": 8, "missed": 1e-7} | sums | shares
@@ -69,6 +70,10 @@ def test_neurons_stand_beside_the_words_that_built_them(run, tmp_path):
     chips = re.findall(r'class="chip[^>]*>([^<]+)<', html([section]))
     assert chips == [f"{WORDS[4]} +1.5e−05", f"{WORDS[5]} +0.5", f"{WORDS[6]} −0.25"]  # by rank; of targets only
     assert "layers.0.linear1.weight:1" in text([section]) and "25.0%" in text([section])
+    assert ">past<" not in html([section]) and ">decay<" not in html([section])
+    write_norms(tmp_path, tokens, past=-0.75)
+    [section] = _norm_sections.sections(run, tmp_path)
+    assert ">past<" in html([section]) and "−0.750" in text([section]) and ">decay<" not in html([section])
 
 
 def test_the_steps_are_told_once_where_all_rows_are_of_the_same(run, tmp_path):

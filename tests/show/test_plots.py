@@ -181,17 +181,19 @@ def test_concentration_says_how_few_parameters_carry_half(counts):
 
 
 @few
-@given(st.integers(1, 700), st.integers(1, 30), st.booleans())
-def test_credit_bands_hold_all_credits_and_their_net(windows, last, wide):
+@given(st.integers(1, 700), st.integers(1, 30), st.booleans(), st.booleans())
+def test_credit_bands_hold_all_credits_the_rest_and_their_net(windows, last, wide, remembers):
     edges = torch.cat([torch.arange(windows) * 30, torch.tensor([(windows - 1) * 30 + last])])
     value, raised, lowered = noise(windows + 1), noise(windows).abs(), -noise(windows).abs()
     width = drawing.WIDE if wide else drawing.NARROW
-    figure = plots.credit_bands(edges, value, raised, lowered, "probe", width=width)
+    rest = noise(windows) * remembers
+    figure = plots.credit_bands(edges, value, raised, lowered, "probe", width=width, rest=rest)
     top, bottom = figure.axes
     assert np.asarray(top.lines[0].get_xydata()).tolist() == torch.stack([edges.double(), value], 1).tolist()
     bands = [patch.get_data()[:2] for patch in bottom.patches if isinstance(patch, StepPatch)]
     sums = [float((credit * np.diff(at)).sum()) for credit, at in bands]
-    assert sums == pytest.approx([float(raised.sum()), float(lowered.sum()), float((raised + lowered).sum())])
+    expected = [raised, lowered, raised + lowered + rest, *([rest] if remembers else [])]
+    assert sums == pytest.approx([float(x.sum()) for x in expected])
     assert all(len(credit) == min(windows, drawing.BINS) for credit, _ in bands)
     assert all((at[0], at[-1]) == (0, int(edges[-1])) for _, at in bands)
     assert {"raised it", "net", "lowered it", "steps"} <= set(words(figure))

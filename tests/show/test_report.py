@@ -102,7 +102,7 @@ def test_the_same_results_give_the_same_page(run, topics, tmp_path):
 def test_the_room_lists_its_parts():
     assert show.__all__ == sorted(show.__all__) == dir(show)
     assert show.page is page and all(getattr(show, name) for name in show.__all__)
-    with pytest.raises(AttributeError, match="show has no part 'plot'; it has drawing, page, plots"):
+    with pytest.raises(AttributeError, match="show has no part 'plot'; it has comparison, drawing, page, plots"):
         _ = show.plot
 
 
@@ -140,7 +140,7 @@ def images(tmp_path_factory):
 def test_a_run_of_images_shows_what_has_meaning_and_says_what_is_left_out(images):
     run, folder = images
     shown = show.report(run, folder)
-    assert re.findall(r"<h2>(.*?)</h2>", shown) == ["The run", "Outliers", "What is left out"]
+    assert re.findall(r"<h2>(.*?)</h2>", shown) == ["The run", "What moved the weights", "Outliers", "What is left out"]
     said = text(shown)
     assert "run : Images, noise, 6 steps of 4 data" in said and "valid loss" in said and "perplexity" not in said
     assert "the law" in said and "The data of this run are tensors, no text." in said

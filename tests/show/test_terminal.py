@@ -204,6 +204,16 @@ def test_a_row_has_the_last_twentieths_mean_and_its_evaluations():
     assert ("1", "0.000", "0.00", "", "", "", "") in found and len(found) == 6
 
 
+def test_the_rate_of_the_last_step_stands_beside_the_loss_and_80_characters_hold_all():
+    n, losses = 14_640, {"valid": 10.6543, "test": 10.6543}
+    rates = [1.234e-5 * (step + 1) for step in range(n)]
+    table = terminal.loss_table(curve(n), {n: losses}, rates)
+    assert cells(table)[0][2] == "1.2e-05" and cells(table)[-1][2] == "0.18"
+    text = printed(table)
+    assert "…" not in text and text.count("perplexity") == 2
+    assert all(cell in text for row in cells(table) for cell in row)
+
+
 def test_an_evaluation_before_the_first_step_has_a_row():
     assert cells(terminal.loss_table(curve(10), {0: {"valid": 3.0}}))[0][:5] == ("0", "2.000", "0.00", "3.000", "20.1")
 

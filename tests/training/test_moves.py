@@ -28,12 +28,19 @@ def test_a_step_is_the_definitions_step():
     masks = training.masks_of(GRAPH, RECIPE, 0, move.datum)
     each = per_example.grads(masked(MODEL.loss))(params, *batches.take(DATA, move.datum), masks)
     mean = tree.map(lambda g: g.mean(0), each)
-    after, info = optim.update(params, mean, lr=RECIPE.lr, max_norm=RECIPE.max_norm)
-    deltas = optim.deltas(each, info)
+    after, split = sgd_step(params, mean)
+    deltas = optim.deltas(each, split)
     for name in params:
         torch.testing.assert_close(move.after[name], after[name], rtol=1e-5, atol=1e-6)
     for name, factor in move.factors.items():
         torch.testing.assert_close(per_example.form(factor), deltas[name], rtol=1e-4, atol=1e-7)
+
+
+def sgd_step(params, mean, recipe=RECIPE):
+    """Weights after a step of a recipe's first learning rate, and how it came about."""
+    optimizer = recipe.optimizer
+    after, _, split = optimizer.update(params, mean, optimizer.init(params), recipe.lr, recipe.max_norm)
+    return after, split
 
 
 def moves(params=None, data=DATA, recipe=RECIPE, **options):
@@ -51,7 +58,7 @@ def test_every_step_obeys_the_law(max_norm):
             # float32 weights round their sum with a small update: eps · ‖w‖ / ‖Δw‖
             changed = (move.after[name] - move.before[name]).norm()
             assert missed <= 1e-5 + 1.2e-7 * float(move.before[name].norm() / changed)
-        clips.append(float(move.info.clip))
+        clips.append(float(move.split.clip))
     assert max(clips) == 1.0 if max_norm == math.inf else min(clips) < 1.0
 
 
@@ -60,7 +67,7 @@ def test_steps_follow_from_each_other():
     for before, after in zip(made, made[1:], strict=False):
         assert_equal(before.after, after.before)
     assert [move.step for move in made] == [0, 1, 2, 3]
-    assert repr(made[0]) == f"Move(step=0, loss={made[0].losses.mean():.4f}, {made[0].info})"
+    assert repr(made[0]) == f"Move(step=0, loss={made[0].losses.mean():.4f}, {made[0].split})"
 
 
 def test_a_move_carries_the_factors_of_the_captured_units_only():
@@ -108,9 +115,10 @@ def test_masks_depend_on_datum_and_epoch_not_on_the_place_in_the_batch():
 
 def test_the_learning_rate_falls_after_each_epoch():
     short = replace(RECIPE, batch_size=60, epochs=3, n_steps=None)
-    made = [(move.epoch, move.batch, float(move.info.lr)) for move in moves(recipe=short)]
+    made = [(move.epoch, move.batch, float(move.split.lr)) for move in moves(recipe=short)]
     expected = [(epoch, batch, pytest.approx(5.0 * 0.9**epoch)) for epoch in range(3) for batch in range(2)]
     assert made == expected
+    assert made == [(e, b, training.learning_rate(short, len(DATA.tokens), 2 * e + b)) for e, b, _ in made]
 
 
 # ---- some data left out
@@ -122,11 +130,11 @@ def test_steps_without_some_data_are_the_definitions_steps_without_them():
     for move in moves(start=0, stop=2, removed=removed, captured=units.EVERY):
         assert len(move.datum) == (4 if move.step == 0 else 5)
         mean, each = gradients_of(move, divisor=6)
-        after, info = optim.update(move.before, mean, lr=RECIPE.lr, max_norm=RECIPE.max_norm)
-        assert info.grad_norm.item() == pytest.approx(move.info.grad_norm.item(), rel=1e-5)
+        after, split = sgd_step(move.before, mean)
+        assert split.grad_norm.item() == pytest.approx(move.split.grad_norm.item(), rel=1e-5)
         for name in mean:
             torch.testing.assert_close(move.after[name], after[name], rtol=1e-5, atol=1e-6)
-            delta = -float(info.lr * info.clip) * each[name] / 6
+            delta = -float(split.lr * split.clip) * each[name] / 6
             torch.testing.assert_close(per_example.form(move.factors[name]), delta, rtol=1e-4, atol=1e-6)
         assert max(optim.missed(move).values()) < 1e-3
 
@@ -147,10 +155,23 @@ def test_the_data_left_out_are_those_places_of_the_batch():
     assert made == [ids[0].tolist(), ids[1][1:5].tolist(), ids[2].tolist()]
 
 
-def test_a_step_without_data_is_not_made():
+def test_a_step_without_data_is_one_whose_gradient_is_zero():
     removed = torch.zeros(3, 6, dtype=torch.bool)
     removed[1] = True
-    assert [move.step for move in moves(start=2, stop=5, removed=removed)] == [2, 4]
+    made = list(moves(start=2, stop=5, removed=removed, captured=units.EVERY))
+    assert [(move.step, len(move.datum), len(move.losses)) for move in made] == [(2, 6, 6), (3, 0, 0), (4, 6, 6)]
+    assert_equal(made[1].after, made[1].before)
+    assert float(made[1].split.grad_norm) == 0 and float(made[1].split.clip) == 1
+    assert {len(per_example.form(factor)) for factor in made[1].factors.values()} == {0}
+    assert set(optim.missed(made[1]).values()) == {0.0}
+
+
+def test_a_gradient_that_is_left_out_may_be_infinite():
+    params = training.initial(MODEL, RECIPE)
+    params["decoder.bias"][:] = math.inf
+    every = torch.ones(2, 6, dtype=torch.bool)
+    for move in moves(params, stop=2, removed=every):
+        assert_equal(move.after, move.before)
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (3, 5), (3, 0)])
@@ -259,8 +280,8 @@ def test_steps_of_any_loss_are_the_definitions_steps_and_obey_the_law(name):
         masks = training.masks_of(made, recipe, move.epoch, move.datum)
         batch = (*batches.take(data, move.datum), masks or {})
         each = per_example.grads(masked(model.loss))(move.before, *batch)
-        after, info = optim.update(move.before, tree.map(lambda g: g.mean(0), each), lr=0.5, max_norm=0.5)
-        for unit, delta in optim.deltas(each, info).items():
+        after, split = sgd_step(move.before, tree.map(lambda g: g.mean(0), each), recipe)
+        for unit, delta in optim.deltas(each, split).items():
             torch.testing.assert_close(move.after[unit], after[unit], rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(per_example.form(move.factors[unit]), delta, rtol=1e-4, atol=1e-6)
         assert max(optim.missed(move).values()) <= 1e-4

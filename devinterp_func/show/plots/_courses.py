@@ -64,8 +64,9 @@ def credit_bands(
     name: str,
     per_epoch: int | None = None,
     width: float | int = WIDE,
+    rest: Float[Tensor, "windows"] | None = None,
 ) -> Figure:
-    """A probe over training, and below it what raised and what lowered it in each window, and the net of both.
+    """A probe over training, and below it what raised and what lowered it in each window, and the net of all.
 
     Credits are shown per step; windows beyond ``drawing.BINS`` are put together, and the highest 1 % of bands may leave
     the frame.
@@ -77,19 +78,27 @@ def credit_bands(
         name: of the probe.
         per_epoch: steps of an epoch, to mark epochs.
         width: inches.
+        rest: past and decay in each window, drawn where there are any.
     """
     kept = torch.linspace(0, len(raised), min(len(raised), drawing.BINS) + 1).round().long()
     at = edges[kept].numpy()
     up, down = (np.add.reduceat(x.double().numpy(), kept[:-1].numpy()) / np.diff(at) for x in (raised, lowered))
+    beside = np.zeros_like(up)
+    if rest is not None and bool(rest.any()):
+        beside = np.add.reduceat(rest.double().numpy(), kept[:-1].numpy()) / np.diff(at)
+    net = up + down + beside
     with drawing.sheet(width, 3.9) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2]).tolist()
         top.plot(edges.numpy(), value.numpy(), color=INK)
         top.set(ylabel="value", xlim=(at[0], at[-1]))
         for amount, colour in ((up, BLUE), (down, VERMILLION)):
             bottom.stairs(amount, at, fill=True, color=colour, alpha=0.55, linewidth=0)
-        bottom.stairs(up + down, at, color=INK, linewidth=1.2, baseline=None)
+        bottom.stairs(net, at, color=INK, linewidth=1.2, baseline=None)
+        if beside.any():
+            bottom.stairs(beside, at, color=MUTED, linewidth=1.2, linestyle="--", baseline=None)
         bottom.axhline(0, color=MUTED, linewidth=0.6, zorder=0)
-        low, high = np.quantile(down, 0.01), np.quantile(up, 0.99)
+        drawn = [beside] if beside.any() else []
+        low, high = np.quantile(np.r_[(down, *drawn)], 0.01), np.quantile(np.r_[(up, *drawn)], 0.99)
         margin = 0.08 * (high - low) or 0.1
         bottom.set(ylim=(low - margin, high + margin), xlabel="steps", ylabel="credit per step")
         bottom.xaxis.set_major_locator(drawing.ticks(7 if width >= 5 else 3))
@@ -98,6 +107,6 @@ def credit_bands(
             drawing.epochs([top, bottom], int(at[0]), int(at[-1]), per_epoch)
         last = f"{value[-1]:.3g}".replace("-", "−")
         drawing.label_ends(top, {f"{name} {last}": (float(value[-1]), INK)}, width)
-        ends = {"raised it": (0.7 * high, BLUE), "net": (float(up[-1] + down[-1]), INK)}
+        ends = {"raised it": (0.7 * high, BLUE), "net": (float(net[-1]), INK)}
         drawing.label_ends(bottom, ends | {"lowered it": (0.7 * low, VERMILLION)}, width)
     return figure

@@ -31,6 +31,12 @@ from devinterp_func.show.tables._bigram import (
     size_frame,
     span_frame,
 )
+from devinterp_func.show.tables._bigram_causes import (
+    BIGRAM_CAUSES,
+    BIGRAM_LARGEST_CAUSES,
+    cause_frame,
+    largest_cause_frame,
+)
 from devinterp_func.show.tables._bigram_run import LOGIT_TEXTS, bigram_walk_frames, run_correlation_frame
 from devinterp_func.show.tables._directions import (
     DIRECTION_TOKENS,
@@ -55,6 +61,7 @@ from devinterp_func.show.tables._ledger import (
     ledger_summary,
     longest,
 )
+from devinterp_func.show.tables._lifetime import LIFETIME_TABLES, LIFETIME_TEXTS, LIFETIMES, lifetime_frames
 from devinterp_func.show.tables._neurons import NEURONS, VIEWS, neuron_frame, read_tally, view_frame, write_tally
 from devinterp_func.show.tables._norms import (
     NORM_NEURONS,
@@ -119,6 +126,16 @@ from devinterp_func.show.tables._retrain import (
     removal_frame,
 )
 from devinterp_func.show.tables._skill import CONTRASTS, MODEL, RECORD, SKILL, contrast_rows, skill_by_unit, skill_rows
+from devinterp_func.show.tables._splits import (
+    EVALUATIONS,
+    PARTS,
+    SPLIT_COURSE,
+    SPLIT_SHARES,
+    evaluation_frame,
+    split_course_frame,
+    split_shares,
+    with_kinds,
+)
 from devinterp_func.show.tables._trust import (
     AGREEMENT,
     COMPLETENESS,
@@ -146,10 +163,12 @@ __all__ = [
     "AGREEMENT",
     "ANSWERS",
     "ATTRIBUTION",
+    "BIGRAM_CAUSES",
     "BIGRAM_CHECKS",
     "BIGRAM_CORRELATIONS",
     "BIGRAM_COURSES",
     "BIGRAM_LARGEST",
+    "BIGRAM_LARGEST_CAUSES",
     "BIGRAM_NET",
     "BIGRAM_SERIES",
     "BIGRAM_SIZES",
@@ -164,6 +183,7 @@ __all__ = [
     "DIRECTIONS",
     "DIRECTION_TOKENS",
     "DIRECTION_UNITS",
+    "EVALUATIONS",
     "EXTREMES",
     "FLIPS",
     "FLIP_EXCERPTS",
@@ -175,6 +195,9 @@ __all__ = [
     "LEDGER_KEY",
     "LEDGER_TABLES",
     "LEVEL",
+    "LIFETIMES",
+    "LIFETIME_TABLES",
+    "LIFETIME_TEXTS",
     "LOGIT_TEXTS",
     "LOSSES",
     "LedgerKey",
@@ -191,6 +214,7 @@ __all__ = [
     "OUTLIER_UNITS",
     "PAIR",
     "PARAMETERS",
+    "PARTS",
     "PATCHES",
     "PHASE_TABLES",
     "PLANTED_CAUSE",
@@ -206,6 +230,8 @@ __all__ = [
     "SNAPSHOTS",
     "SNAPSHOT_COURSES",
     "SPAN",
+    "SPLIT_COURSE",
+    "SPLIT_SHARES",
     "STEPWISE",
     "SUBLAYERS",
     "TARGETS",
@@ -220,6 +246,7 @@ __all__ = [
     "attribution_frame",
     "bigram_course_frame",
     "bigram_walk_frames",
+    "cause_frame",
     "change_frame",
     "check_frame",
     "coincidence_frame",
@@ -229,6 +256,7 @@ __all__ = [
     "direction_frame",
     "direction_token_frame",
     "direction_unit_frame",
+    "evaluation_frame",
     "extreme_rows",
     "farthest_heads",
     "flip_excerpt_frame",
@@ -237,9 +265,11 @@ __all__ = [
     "head_rows",
     "histogram_rows",
     "judged",
+    "largest_cause_frame",
     "largest_frame",
     "ledger_frames",
     "ledger_summary",
+    "lifetime_frames",
     "longest",
     "maker_frame",
     "missing_choices",
@@ -274,11 +304,14 @@ __all__ = [
     "snapshot_frame",
     "snapshot_frames",
     "span_frame",
+    "split_course_frame",
+    "split_shares",
     "sublayer_frame",
     "unit_groups",
     "verdict_frame",
-    "without_posts",
     "view_frame",
     "window_frame",
+    "with_kinds",
+    "without_posts",
     "write_tally",
 ]

@@ -91,7 +91,7 @@ BIGRAM_SIZES = Table(
     "bigram.py",
     {
         "step": Column(INT, "first of the window"),
-        "steps": Column(INT, "in the window"),
+        "steps": Column(INT, "in the window, of those searched for the largest"),
         "largest": Column(FLOAT, "mean over the window's steps of the largest |shift|"),
         "least": Column(FLOAT, "of the least |shift| kept"),
     },
@@ -152,9 +152,14 @@ def largest_frame(
 
 
 def span_frame(shifts: Shifts, spans: Sequence[Span], counts: PairCounts, *, key: keys.Key | int) -> pl.DataFrame:
-    """What the k largest shifts of all steps of a span have in common; arguments as ``bigram.span_summary``."""
-    rows = []
+    """What the k largest shifts of all steps of a span have in common; arguments as ``bigram.span_summary``.
+
+    A span without a step that was searched for the largest has no row.
+    """
+    rows, searched = [], shifts.searched().step
     for span in spans:
+        if not ((searched >= span.start) & (searched < span.stop)).any():
+            continue
         found = bigram.span_summary(shifts, span, counts, key=key)
         values = dict(zip(list(BIGRAM_SPANS.columns)[len(SPAN) :], found, strict=True))  # in the summary's order
         rows.append(_span(span) | values)
@@ -206,12 +211,13 @@ def bigram_course_frame(shifts: Shifts, followed: Followed, every: int) -> pl.Da
 
 def size_frame(shifts: Shifts, every: int) -> pl.DataFrame:
     """Mean |shift| of the largest and of the k-th largest pair, over windows of so many steps."""
-    value = shifts.value().abs()
-    parts = zip(shifts.step.split(every), value[:, 0].split(every), value[:, -1].split(every), strict=True)
-    rows = [
-        {"step": int(step[0]), "steps": len(step), "largest": float(first.mean()), "least": float(last.mean())}
-        for step, first, last in parts
-    ]
+    found = shifts.searched()
+    window, value = (found.step - shifts.step[0]).div(every, rounding_mode="floor"), found.value().abs()
+    rows = []
+    for w in window.unique():
+        mean = value[window == w].mean(0).tolist()
+        row = {"step": int(shifts.step[0] + w * every), "steps": int((window == w).sum())}
+        rows.append(row | {"largest": mean[0], "least": mean[-1]})
     return frame(BIGRAM_SIZES, rows)
 
 

@@ -17,6 +17,7 @@ from devinterp_func.show.tables._bigram import (
     size_frame,
     span_frame,
 )
+from devinterp_func.show.tables._bigram_causes import cause_frame, largest_cause_frame
 
 LOGIT_TEXTS = 256  # of the validation part, whose mean logits are correlated
 
@@ -40,6 +41,8 @@ def bigram_walk_frames(
     passed = ((step, run.params(step)) for step in run.snapshots if start < step <= stop)
     yield "largest", largest_frame(shifts, spans, run.data, counts)
     yield "spans", span_frame(shifts, spans, counts, key=key)
+    yield "causes", cause_frame(shifts, spans)
+    yield "largest_causes", largest_cause_frame(shifts, spans)
     yield "sizes", size_frame(shifts, every)
     yield "courses", bigram_course_frame(shifts, followed, every)
     yield "checks", check_frame(run.graph, shifts, passed, followed.pairs)

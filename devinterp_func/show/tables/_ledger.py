@@ -44,7 +44,9 @@ COURSES = Table(
         "value": Column(FLOAT, "before the window"),
         "raised": Column(FLOAT, "sum of the positive credits of single data"),
         "lowered": Column(FLOAT, "sum of the negative credits of single data"),
-        "net missed": Column(FLOAT, "change less all credits"),
+        "past": Column(FLOAT, "what data of earlier steps did, through the optimizer's memory"),
+        "decay": Column(FLOAT, "what weight decay did"),
+        "net missed": Column(FLOAT, "change less all of these"),
         "missed": Column(FLOAT, "the same, absolute values step by step"),
         "change": Column(FLOAT, "absolute changes step by step"),
     },
@@ -171,16 +173,16 @@ def longest(courses: pl.DataFrame) -> pl.DataFrame:
 
 
 def ledger_summary(courses: pl.DataFrame) -> pl.DataFrame:
-    """Each probe of each ledger at the start and the end, what raised and what lowered it, and the share missed.
+    """Each probe of each ledger at the start and the end, what led from one to the other, and the share missed.
 
     Args:
         courses: of ``COURSES``.
     """
-    end = pl.sum_horizontal("value", "raised", "lowered", "net missed").last().alias("end")
+    end = pl.sum_horizontal("value", "raised", "lowered", "past", "decay", "net missed").last().alias("end")
     missed = (pl.col("missed").sum() / pl.col("change").sum()).alias("missed")
     return courses.group_by(*LEDGER_KEY, maintain_order=True).agg(
         pl.col("value").first().alias("at the start"),
         end.alias("at the end"),
-        pl.col("raised", "lowered").sum(),
+        pl.col("raised", "lowered", "past", "decay").sum(),
         missed,
     )

@@ -17,7 +17,9 @@ SUMS = {
     "before": Column(FLOAT, "squared norm before the first step"),
     "growth": Column(FLOAT, "what the steps did to it"),
     "first order": Column(FLOAT, "the part that first-order terms explain"),
-    "remainder": Column(FLOAT, "the part they leave to no token: Σ ‖Δ‖² over the steps"),
+    "remainder": Column(FLOAT, "the part they leave to no token: Σ ‖Δ‖² over the steps without past and decay"),
+    "past": Column(FLOAT, "what data of earlier steps did, through the optimizer's memory"),
+    "decay": Column(FLOAT, "what weight decay did"),
 }
 SHARES = {
     f"share of {MOST} tokens": Column(FLOAT, "of Σ|credit| by target token: the largest ones", format=".1%"),
@@ -120,7 +122,7 @@ def _largest(amount: Float64[Tensor, "V"], sign: int, most: int) -> list[tuple[i
 
 
 def _sums(growth: NormGrowth) -> dict[str, float]:
-    parts = (growth.before, growth.growth(), growth.linear, growth.remainder)
+    parts = (growth.before, growth.growth(), growth.linear, growth.remainder, growth.past, growth.decay)
     return {name: float(part.sum()) for name, part in zip(SUMS, parts, strict=True)}
 
 

@@ -18,7 +18,7 @@ COMPLETENESS = Table(
     "counterfactual.py",
     {
         "probe": Column(NAME),
-        "estimate": Column(NAME, "a gradient times the step, or the credits"),
+        "estimate": Column(NAME, "a gradient times the step, or the credits with past and decay"),
         "nodes": Column(INT, "of the credits' quadrature"),
         "missed": Column(FLOAT, "Σ|Δf − estimate| ÷ Σ|Δf|", format=".1%"),
         **{name: column._replace(format=".1%") for name, column in INTERVAL.items()},
@@ -32,12 +32,13 @@ AGREEMENT = Table(
     "counterfactual.py",
     {
         "probe": Column(NAME),
+        "truth": Column(NAME, "delta taken away: the rest as it was; step rerun: its gain follows"),
         "score": Column(NAME, "that ranks the data of a step"),
         "median": Column(FLOAT, "over the steps"),
         **INTERVAL,
         "steps": Column(INT, "in which the ranks are defined"),
     },
-    ("probe", "score"),
+    ("probe", "truth", "score"),
 )
 PLANTED_CAUSE = Table(
     "Precision of each score, with 95 % bootstrap intervals over probes.",
@@ -72,20 +73,19 @@ def completeness_frame(found: Sequence[Completeness], probes: Sequence[str]) -> 
     return frame(COMPLETENESS, rows)
 
 
-def agreement_frame(found: Mapping[str, Mapping[str, stats.Estimate]]) -> pl.DataFrame:
+def agreement_frame(found: Mapping[str, Mapping[str, Mapping[str, stats.Estimate]]]) -> pl.DataFrame:
     """Rows of ``AGREEMENT``.
 
     Args:
-        found: probe -> score -> of ``credit.rank_agreement``.
+        found: probe -> what it is to leave a datum out -> score -> of ``credit.rank_agreement``.
     """
-    return frame(
-        AGREEMENT,
-        [
-            {"probe": probe, "score": score, "median": one.value, "low": one.low, "high": one.high, "steps": one.n}
-            for probe, scores in found.items()
-            for score, one in scores.items()
-        ],
-    )
+    rows: list[dict[str, Any]] = []
+    for probe, truths in found.items():
+        for truth, scores in truths.items():
+            for score, one in scores.items():
+                row = {"probe": probe, "truth": truth, "score": score, "median": one.value}
+                rows.append(row | {"low": one.low, "high": one.high, "steps": one.n})
+    return frame(AGREEMENT, rows)
 
 
 def planted_cause_frame(found: Sequence[Precision], base_rate: float) -> pl.DataFrame:

@@ -1,0 +1,51 @@
+"""What a rule of an optimizer is: how one unit is stepped."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from devinterp_func.optim._share import Share
+
+Buffers = dict[str, Tensor]
+"""What a rule remembers of one unit, under torch's names."""
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """A frozen dataclass of numbers with two pure functions."""
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Names of the buffers; () for a rule without memory."""
+        ...
+
+    def init(self, weight: Tensor) -> Buffers:
+        """What is remembered of a unit before the first step.
+
+        Raises:
+            ValueError: the rule cannot step such a unit.
+        """
+        ...
+
+    def step(
+        self, weight: Tensor, grad: Tensor, clip: float, buffers: Buffers, lr: float, t: int, decayed: bool
+    ) -> tuple[Tensor, Buffers, Share]:
+        """One unit's step: its new weight and memory, and how the step came about.
+
+        Args:
+            weight: w; it is left alone.
+            grad: g, unclipped.
+            clip: c, by which g is multiplied.
+            buffers: m, of ``init`` or of the step before.
+            lr: the learning rate, a group's scale included.
+            t: the number of the step, from 1.
+            decayed: whether the unit has weight decay, if the rule has.
+        """
+        ...
+
+
+def clipped(weight: Tensor, grad: Tensor, clip: float, decay: float) -> Tensor:
+    """u = c · g + λ · w: what a rule takes for the gradient. It may be ``grad`` itself."""
+    u = grad if clip == 1 else grad * clip
+    return torch.add(u, weight, alpha=decay) if decay else u
