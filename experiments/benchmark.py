@@ -1,7 +1,7 @@
 """Speed and memory, as ratios to a plain ``nn.Module`` training step in the same process, on text of Zipf's law.
 
     python experiments/benchmark.py --toy                                      # a small model, to see that it runs
-    python experiments/benchmark.py --part optimizers                          # SGD, AdamW and Muon: five minutes
+    python experiments/benchmark.py --part optimizers --model post             # SGD, AdamW and Muon: five minutes
     python experiments/benchmark.py --out experiments/results/benchmark.md     # half an hour on two quiet cores
 
 A number is the median over rounds; every round measures every row once, so that a slow spell of the machine hits all.
