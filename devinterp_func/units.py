@@ -53,18 +53,19 @@ def choose(names: Iterable[str], patterns: Patterns = ()) -> list[str]:
     """
     patterns, names = as_patterns(patterns), list(names)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(matches(name, (pattern,)) for name in names):
             raise ValueError(
                 "\n  ".join([f"no parameter is called {pattern!r}; nearest are", *_nearest(pattern, names)])
             )
-    chosen = [
-        name
-        for name in names
-        if (any(fnmatchcase(name, pattern) for pattern in patterns) if patterns else is_layer_matrix(name))
-    ]
+    chosen = [name for name in names if (matches(name, patterns) if patterns else is_layer_matrix(name))]
     if not chosen:
         raise ValueError("\n  ".join(["no parameter is captured; choose among", *_nearest("layers.*.weight", names)]))
     return chosen
+
+
+def matches(name: str, patterns: Patterns) -> bool:
+    """Whether one of the patterns matches a name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def as_patterns(value: Patterns) -> tuple[str, ...]:

@@ -11,9 +11,8 @@ ledger_PROBE.svg, is of its last one.
 """
 
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import polars as pl
 import stage
@@ -49,7 +48,8 @@ def main(settings: Settings) -> Path:
     names = list(dict.fromkeys(settings.probe or ("loss",)))
     followed = [credit.parse_probe(name, run, key=key, n=settings.texts) for name in names]
     about = {"texts": settings.texts, "seed": settings.seed}
-    folder = walk_folder(work.folder, names, about | {"probes": names, "start": start, "m": settings.nodes})
+    stem = f"ledger-{results.slug(' '.join(names))[:100]}-from-{start}"
+    folder = work.walk_folder(stem, about | {"probes": names, "start": start, "m": settings.nodes})
     steps = credit.ledger(run, folder, followed, start=start, stop=stop, m=settings.nodes, about=about)
     for _ in terminal.watched(steps, stop - start, "splitting steps"):
         pass
@@ -65,16 +65,6 @@ def main(settings: Settings) -> Path:
         results.write_figure(work.folder, f"ledger_{results.slug(name)}", figure)
         show(work, probe)
     return work.finish()
-
-
-def walk_folder(folder: Path, names: list[str], wanted: dict[str, Any]) -> Path:
-    """Where this very walk is, or will be: named by its probes and start; numbered, where another has that name."""
-    stem = f"ledger-{results.slug(' '.join(names))[:100]}-from-{wanted['start']}"
-    for i in count(1):
-        path = folder / (stem if i == 1 else f"{stem}-{i}")
-        if not (path / "manifest.json").exists() or wanted.items() <= records.manifest(path).items():
-            return path
-    raise AssertionError
 
 
 def show(work: stage.Stage, probe: dict[str, pl.DataFrame]) -> None:

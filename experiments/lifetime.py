@@ -10,7 +10,6 @@ Probes are named as for ledger.py; of the post's model each takes 0.05 GB of mem
 """
 
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,10 +47,9 @@ def main(settings: Settings) -> Path:
     drawn = keys.Key(settings.seed, ("ledger",))  # the texts of ledger.py, so that the two can be compared
     followed = [credit.parse_probe(name, run, key=drawn, n=settings.texts) for name in names]
     about = {"texts": settings.texts, "seed": settings.seed}
-    folder = walk_folder(
-        work.folder, names, about | {"probes": names, "start": start, "stop": stop, "m": settings.nodes}
-    )
     span: dict[str, Any] = {"start": start, "stop": stop, "m": settings.nodes}
+    stem = f"lifetime-{results.slug(' '.join(names))[:100]}-{start}-{stop}"
+    folder = work.walk_folder(stem, about | {"probes": names} | span)
     span |= {"block": settings.block, "kept": settings.kept, "scratch": settings.scratch}
     for _ in terminal.watched(credit.lifetime(run, folder, followed, about=about, **span), stop - start, "going back"):
         pass
@@ -63,16 +61,6 @@ def main(settings: Settings) -> Path:
     for name in names:
         show(work, {table: frame.filter(pl.col("probe") == name) for table, frame in frames.items()})
     return work.finish()
-
-
-def walk_folder(folder: Path, names: list[str], wanted: dict[str, Any]) -> Path:
-    """Where this very walk is, or will be: named by its probes and span; numbered, where another has that name."""
-    stem = f"lifetime-{results.slug(' '.join(names))[:100]}-{wanted['start']}-{wanted['stop']}"
-    for i in count(1):
-        path = folder / (stem if i == 1 else f"{stem}-{i}")
-        if not (path / "manifest.json").exists() or wanted.items() <= records.manifest(path).items():
-            return path
-    raise AssertionError
 
 
 def show(work: stage.Stage, probe: dict[str, pl.DataFrame]) -> None:

@@ -7,8 +7,9 @@ DEVINTERP_TRACEBACK=1 in the environment it ends in its traceback.
 
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,6 +86,14 @@ class Stage:
             table = words.spell(table, kind, words.vocab_of(self.run))
             formats = {name: column.format for name, column in kind.columns.items() if column.format}
         self.console.print(terminal.rich_table(table, title, rows, width, formats))
+
+    def walk_folder(self, stem: str, wanted: Mapping[str, Any]) -> Path:
+        """Where the walk that is wanted is, or will be; numbered, where another has that name."""
+        for i in count(1):
+            path = self.folder / (stem if i == 1 else f"{stem}-{i}")
+            if not (path / "manifest.json").exists() or wanted.items() <= records.manifest(path).items():
+                return path
+        raise AssertionError
 
     def finish(self) -> Path:
         """Marks the work as done; says where it is."""

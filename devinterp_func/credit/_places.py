@@ -8,6 +8,7 @@ from torch import Tensor
 
 from devinterp_func import checks
 from devinterp_func.credit._carried import Lifetimes
+from devinterp_func.credit._removals import datum_totals
 
 
 class PlacedText(NamedTuple):
@@ -77,12 +78,9 @@ class _Data(NamedTuple):
 
     @classmethod
     def of(cls, found: Lifetimes, probe: int) -> "_Data":
-        ids, row = found.datum.flatten().unique(return_inverse=True)
-        sums = []
-        for amounts in (found.present, found.lifetime):
-            each = amounts[:, probe].flatten(0, 1)  # (S · n, C)
-            sums.append(each.new_zeros(len(ids), each.shape[1]).index_add_(0, row, each))
-        return cls(ids, torch.bincount(row), *sums, *(_places(x.sum(1)) for x in sums))
+        ids, steps = found.datum.unique(return_counts=True)
+        sums = [datum_totals(x[:, probe], found.datum)[1] for x in (found.present, found.lifetime)]
+        return cls(ids, steps, *sums, *(_places(x.sum(1)) for x in sums))
 
     def text(self, i: int) -> PlacedText:
         numbers = int(self.ids[i]), int(self.steps[i]), self.present[i], self.lifetime[i]

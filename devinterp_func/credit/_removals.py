@@ -111,15 +111,15 @@ def tail_batches(
 
 
 def datum_totals(
-    scores: Float[Tensor, "S n"], datum: Int[Tensor, "S n"]
-) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
-    """The different data, by id, and each one's sum over its occurrences.
+    scores: Float[Tensor, "S n *C"], datum: Int[Tensor, "S n"]
+) -> tuple[Int[Tensor, "N"], Float[Tensor, "N *C"]]:
+    """The different data, by id, and each one's sum over its occurrences; by position, where the scores are.
 
     >>> datum_totals(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[7, 5], [5, 9]]))
     (tensor([5, 7, 9]), tensor([5., 1., 4.]))
     """
     ids, place = datum.flatten().unique(return_inverse=True)
-    return ids, scores.new_zeros(len(ids)).index_add_(0, place, scores.flatten())
+    return ids, scores.new_zeros(len(ids), *scores.shape[2:]).index_add_(0, place, scores.flatten(0, 1))
 
 
 # ---- an effect beside chance

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from devinterp_func import checks
 from devinterp_func.credit._ledger import Entries
+from devinterp_func.credit._removals import datum_totals
 
 
 class ProbeCourses(NamedTuple):
@@ -77,10 +78,8 @@ def most_credited(entries: Entries, probe: int, most: int = 10) -> list[Credited
         probe: its number among the entries'.
         most: data of each effect.
     """
-    ids, place = entries.datum.flatten().unique(return_inverse=True)
-    credit = entries.credit[:, probe].flatten(0, 1)  # (S · n, C)
-    by_datum = credit.new_zeros(len(ids), credit.shape[1]).index_add_(0, place, credit)
-    steps, total = torch.bincount(place), by_datum.sum(1)
+    ids, by_datum = datum_totals(entries.credit[:, probe], entries.datum)
+    steps, total = entries.datum.unique(return_counts=True)[1], by_datum.sum(1)
     found = []
     effects: tuple[tuple[Literal["raised", "lowered"], int], ...] = (("raised", 1), ("lowered", -1))
     for effect, sign in effects:

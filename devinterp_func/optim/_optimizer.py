@@ -5,7 +5,6 @@ The gradient is clipped by its norm over ALL units, before any rule sees it.
 
 import math
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -56,11 +55,11 @@ class Group:
 
     def takes(self, name: str, ndim: int) -> bool:
         """Whether a unit is of the group, if of none before it."""
-        return self.ndim in (None, ndim) and _matches(name, self.units)
+        return self.ndim in (None, ndim) and units.matches(name, self.units)
 
     def decays(self, name: str, ndim: int) -> bool:
         """Whether a unit of the group has weight decay, if the rule has."""
-        return not _matches(name, self.undecayed) and (ndim >= 2 or not self.matrices_only)
+        return not units.matches(name, self.undecayed) and (ndim >= 2 or not self.matrices_only)
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,3 @@ def _as_undecayed(value: Patterns) -> tuple[str, ...]:
         return units.as_patterns(value)
     except TypeError as error:
         raise TypeError(str(error).replace("units", "undecayed", 1)) from None
-
-
-def _matches(name: str, patterns: Patterns) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
