@@ -86,18 +86,23 @@ def cnn(seed: int) -> Model:
 
 def trained(model: Model, settings: Settings) -> Run:
     """The recorded run; the last 500 images, most of them by other writers, are for validation."""
+    data = Dataset(*images(), name="digits")
+    recipe = Recipe(n_steps=settings.steps, epochs=settings.steps, lr=settings.lr, seed=settings.seed)
+    steps = records.record(settings.run, data, model, recipe, Recording(k=settings.k, snapshot_every=64))
+    for _ in terminal.watched(steps, settings.steps, "training"):
+        pass
+    return records.open(settings.run, model=model)
+
+
+def images() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Images and digits: for training, and the last 500 for validation."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ValueError('the images come with scikit-learn: pip install "devinterp_func[examples]"') from error
     bunch = load_digits()
     x, y = torch.tensor(bunch.images / 16, dtype=torch.float32), torch.tensor(bunch.target).long()
-    data = Dataset((x[:-500], y[:-500]), (x[-500:], y[-500:]), name="digits")
-    recipe = Recipe(n_steps=settings.steps, epochs=settings.steps, lr=settings.lr, seed=settings.seed)
-    steps = records.record(settings.run, data, model, recipe, Recording(k=settings.k, snapshot_every=64))
-    for _ in terminal.watched(steps, settings.steps, "training"):
-        pass
-    return records.open(settings.run, model=model)
+    return (x[:-500], y[:-500]), (x[-500:], y[-500:])
 
 
 if __name__ == "__main__":

@@ -61,14 +61,14 @@ def main(settings: Settings) -> Path:
     return report.main(report.Settings(**where))
 
 
-def gpt2(vocab_size: int, context: int) -> Model:
-    """Two layers, tied embeddings."""
+def gpt2(vocab_size: int, context: int, **sizes: int) -> Model:
+    """Two layers, tied embeddings; other sizes by their names in transformers' config."""
     try:
         from transformers import GPT2Config
     except ImportError as error:
         raise ValueError('this example needs transformers: pip install "devinterp_func[hf]"') from error
     special = {"bos_token_id": None, "eos_token_id": None}
-    return models.causal_lm(GPT2Config(vocab_size=vocab_size, n_positions=context, **SIZES, **special))
+    return models.causal_lm(GPT2Config(vocab_size=vocab_size, n_positions=context, **(SIZES | sizes), **special))
 
 
 if __name__ == "__main__":

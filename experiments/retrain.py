@@ -2,6 +2,7 @@
 
     python experiments/retrain.py runs/demo --start 300 --steps 40 --shares 0.1 --draws 3     # the validation loss
     python experiments/retrain.py runs/demo --start 300 --steps 20 --shares 0.1 --draws 2 --probe "bigram:of the"
+    python experiments/retrain.py runs/demo --start 300 --steps 20 --shares 0.1 --scores credit influence --among "("
 
 Beside the credits: the norms of the data's deltas, and random draws. Measured are the probes and the loss on other
 validation texts, after the same steps and after one more step on chosen data alone (without dropout). The optimizer's
@@ -15,10 +16,12 @@ from typing import Annotated, Literal
 
 import polars as pl
 import stage
+import torch
 import tyro
+from torch import Tensor
 
 from devinterp_func import batches, checks, credit, keys, records
-from devinterp_func.credit import DatumAmounts, Window, probes
+from devinterp_func.credit import DatumAmounts, Influences, Window, probes
 from devinterp_func.credit.probes import Probe
 from devinterp_func.records import Run
 from devinterp_func.show import results, schema, tables, terminal
@@ -37,8 +40,10 @@ class Settings:
     steps: int = 300  # so many steps are retrained
     shares: tuple[float, ...] = (0.01, 0.05, 0.1)  # of all places in these steps' batches: what is removed
     draws: int = 5  # random removals of each share
-    scores: tuple[Literal["credit", "marginal", "at_start"], ...] = ("credit",)
-    """Amounts of the ledger by which data are chosen; at_start is of the gradient before the step."""
+    scores: tuple[Literal["credit", "marginal", "at_start", "influence"], ...] = ("credit",)
+    """Amounts by which data are chosen: of the ledger, where at_start is of the gradient before the step; or what the
+    numbers after these steps would have been without them, to first order."""
+    among: str = ""  # also remove random data of those with this token
     tail_draws: int = 10  # random batches of one more step
     nodes: int = 3  # of the quadrature
     texts: int = 20  # of each probe that takes texts
@@ -58,14 +63,17 @@ def main(settings: Settings) -> Path:
     if work.done:
         return work.folder
     amounts = credited(settings, run, followed[:-1], window, work.folder / stem)
-    scores, intact = amounts.scores(names, settings.scores), credit.retrain(window)
+    more = influences(settings, run, followed[:-1], window, work.folder / f"{stem}-influence")
+    scores, intact = amounts.scores(names, settings.scores, more), credit.retrain(window)
     before, end = (credit.probe_values(followed, params) for params in (window.params, intact.params))
-    wanted, table = credit.removals(scores, settings.shares, settings.draws, key=key), f"{stem}-outcomes"
+    pools = {f"random, with {settings.among}": has_token(run, settings.among)[amounts.datum]} if settings.among else {}
+    wanted = credit.removals(scores, settings.shares, settings.draws, key=key, among=pools)
+    table = f"{stem}-outcomes"
     outcomes = results.add_rows(work.folder, table, tables.OUTCOMES, schema.frame(tables.OUTCOMES, []))
     todo = tables.missing_choices(wanted, end, outcomes)
     for choice in terminal.watched(todo, len(todo), "retraining"):
         effects = credit.probe_changes(followed, credit.retrain(window, wanted[choice]).params, end)
-        predicted = tables.named_predictions(amounts.predicted(wanted[choice]), names)
+        predicted = tables.named_predictions(amounts.predicted(wanted[choice], more), names)
         rows = tables.outcome_frame(choice, int(wanted[choice].sum()), effects, predicted)
         outcomes = results.add_rows(work.folder, table, tables.OUTCOMES, rows)  # an interrupted call's stay
     tail = credit.tail_batches(scores, amounts.datum, settings.tail_draws, key=keys.Key(settings.seed, ("tail",)))
@@ -115,6 +123,27 @@ def credited(settings: Settings, run: Run, followed: list[Probe], window: Window
     for _ in terminal.watched(steps, settings.steps, "crediting"):
         pass
     return records.read_walk(folder, DatumAmounts)
+
+
+def influences(settings: Settings, run: Run, followed: list[Probe], window: Window, folder: Path) -> dict[str, Tensor]:
+    """The influences of each datum of these steps on the probes after them, where data are chosen by them."""
+    if "influence" not in settings.scores:
+        return {}
+    about = {name: getattr(settings, name) for name in ("texts", "seed")}
+    steps = credit.influence(run, folder, followed, start=window.start, stop=window.stop, about=about)
+    for _ in terminal.watched(steps, settings.steps, "going back"):
+        pass
+    return {"influence": records.read_walk_back(folder, Influences).influence.sum(-1)}
+
+
+def has_token(run: Run, token: str) -> Tensor:
+    """Which of the training texts have a token among their inputs or targets.
+
+    Raises:
+        ValueError: it is not in the vocabulary.
+    """
+    id_ = run.corpus.vocab.index(token)
+    return torch.stack([(x == id_).flatten(1).any(1) for x in run.data]).any(0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,35 @@
 """Any number's change split over the data behind it: probes, ledger, norms, directions, coherence, retraining."""
 
 from devinterp_func.credit import patterns, probes
+from devinterp_func.credit._adjoint import (
+    Curvature,
+    Point,
+    Pulled,
+    ending,
+    point_of,
+    pull_step,
+    pull_step_by_definition,
+)
+from devinterp_func.credit._bank import (
+    REMOVAL_KINDS,
+    Bank,
+    RemovalKind,
+    draw_removal,
+    horizon_values,
+    require_draws,
+    require_horizons,
+    window_data,
+)
 from devinterp_func.credit._by_token import TokenAmounts, add_by_token, by_token
 from devinterp_func.credit._carried import Books, Lifetimes
-from devinterp_func.credit._causes import CauseStudy, Precision, cause_precision, planted_causes
+from devinterp_func.credit._causes import (
+    CauseStudy,
+    Precision,
+    cause_precision,
+    contains_pair,
+    follower_probe,
+    planted_causes,
+)
 from devinterp_func.credit._coherence import TOP, Coherence, WindowMeasures, coherence, measure_windows
 from devinterp_func.credit._directions import (
     DIRECTION_KINDS,
@@ -16,10 +42,34 @@ from devinterp_func.credit._directions import (
     divergence,
     require_pairs,
 )
+from devinterp_func.credit._forecast import (
+    FORETOLD,
+    MOST_GROWTH,
+    VERDICTS,
+    Horizon,
+    Trial,
+    Verdict,
+    forecast,
+    forecast_horizon,
+    last_steps,
+    try_forecast,
+    usual_horizons,
+)
+from devinterp_func.credit._influence import Influences, influence, window_influences
+from devinterp_func.credit._influenced import (
+    EFFECTS,
+    Effect,
+    InfluencedText,
+    helping_sign,
+    influence_and_credit,
+    most_influential,
+)
+from devinterp_func.credit._judge import BELOW, REFERENCE, Judged, Reach, judge, predicted_effects, reach
 from devinterp_func.credit._leave_out import leave_one_out, rerun_without
 from devinterp_func.credit._ledger import Entries, ledger, split_by_nodes, split_change
 from devinterp_func.credit._lifetime import lifetime, lifetime_deltas, split_lifetimes
 from devinterp_func.credit._matrices import linear_maps
+from devinterp_func.credit._metasmoothness import metasmoothness, sign_agreement
 from devinterp_func.credit._norms import NormGrowth, norms
 from devinterp_func.credit._parse import parse_probe
 from devinterp_func.credit._phases import (
@@ -57,6 +107,7 @@ from devinterp_func.credit._retrain import (
     tail_patch,
     window,
 )
+from devinterp_func.credit._scores import SCORES, by_visit, window_scores
 from devinterp_func.credit._snapshots import (
     FEWEST_SNAPSHOTS,
     SPACINGS,
@@ -71,11 +122,14 @@ from devinterp_func.credit._snapshots import (
     snapshot_cut,
 )
 from devinterp_func.credit._summary import CreditedText, ProbeCourses, most_credited, probe_courses
+from devinterp_func.credit._together import together_values
 from devinterp_func.credit._trust import Completeness, completeness, rank_agreement
 
 __all__ = [
     "ALL",
     "Answer",
+    "BELOW",
+    "Bank",
     "Books",
     "CauseStudy",
     "Choice",
@@ -83,32 +137,52 @@ __all__ = [
     "Completeness",
     "Course",
     "CreditedText",
+    "Curvature",
     "DIRECTION_KINDS",
     "DatumAmounts",
     "DirectionName",
     "Directions",
     "Distance",
+    "EFFECTS",
+    "Effect",
     "Entries",
     "FEWEST_SNAPSHOTS",
     "FEWEST_WINDOWS",
+    "FORETOLD",
+    "Horizon",
+    "InfluencedText",
+    "Influences",
+    "Judged",
     "Lifetimes",
+    "MOST_GROWTH",
     "Maker",
     "NormGrowth",
     "PlacedText",
+    "Point",
     "Precision",
     "ProbeCourses",
+    "Pulled",
     "RANDOM",
+    "REFERENCE",
+    "REMOVAL_KINDS",
+    "Reach",
+    "RemovalKind",
     "Retrained",
+    "SCORES",
     "SPACINGS",
     "Side",
     "SnapshotMeasures",
     "Spacing",
     "TOP",
     "TokenAmounts",
+    "Trial",
+    "VERDICTS",
+    "Verdict",
     "Window",
     "WindowMeasures",
     "add_by_token",
     "by_token",
+    "by_visit",
     "cause_precision",
     "change_points",
     "changed_places",
@@ -117,6 +191,7 @@ __all__ = [
     "coherence",
     "completeness",
     "consistency",
+    "contains_pair",
     "course",
     "course_likeness",
     "cut_course",
@@ -125,6 +200,17 @@ __all__ = [
     "directions",
     "distance_from_chance",
     "divergence",
+    "draw_removal",
+    "ending",
+    "follower_probe",
+    "forecast",
+    "forecast_horizon",
+    "helping_sign",
+    "horizon_values",
+    "influence",
+    "influence_and_credit",
+    "judge",
+    "last_steps",
     "leave_one_out",
     "ledger",
     "lifetime",
@@ -134,23 +220,33 @@ __all__ = [
     "mean_interval",
     "measure_snapshots",
     "measure_windows",
+    "metasmoothness",
     "most_credited",
+    "most_influential",
     "most_lived",
     "norms",
     "parse_probe",
     "patterns",
     "planted_causes",
+    "point_of",
+    "predicted_effects",
     "probe_changes",
     "probe_courses",
     "probe_values",
     "probes",
+    "pull_step",
+    "pull_step_by_definition",
     "rank_agreement",
+    "reach",
     "removals",
+    "require_draws",
+    "require_horizons",
     "require_pairs",
     "require_share",
     "require_windows",
     "rerun_without",
     "retrain",
+    "sign_agreement",
     "snapshot_answers",
     "snapshot_course",
     "snapshot_cut",
@@ -159,6 +255,12 @@ __all__ = [
     "split_lifetimes",
     "tail_batches",
     "tail_patch",
+    "together_values",
     "top_mask",
+    "try_forecast",
+    "usual_horizons",
     "window",
+    "window_data",
+    "window_influences",
+    "window_scores",
 ]

@@ -80,14 +80,14 @@ class _Data(NamedTuple):
     def of(cls, found: Lifetimes, probe: int) -> "_Data":
         ids, steps = found.datum.unique(return_counts=True)
         sums = [datum_totals(x[:, probe], found.datum)[1] for x in (found.present, found.lifetime)]
-        return cls(ids, steps, *sums, *(_places(x.sum(1)) for x in sums))
+        return cls(ids, steps, *sums, *(places(x.sum(1)) for x in sums))
 
     def text(self, i: int) -> PlacedText:
         numbers = int(self.ids[i]), int(self.steps[i]), self.present[i], self.lifetime[i]
         return PlacedText(*numbers, int(self.present_place[i]), int(self.lifetime_place[i]))
 
 
-def _places(amounts: Float[Tensor, "N"]) -> Int[Tensor, "N"]:
+def places(amounts: Float[Tensor, "N"]) -> Int[Tensor, "N"]:
     """From 1, the largest; equal amounts in the order of the data."""
     order = amounts.argsort(descending=True, stable=True)
     return torch.empty_like(order).index_copy_(0, order, torch.arange(1, len(order) + 1))

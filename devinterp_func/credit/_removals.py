@@ -1,6 +1,7 @@
 """Which data are removed, or stepped on once more, and how an effect stands beside those of random choices."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -65,18 +66,24 @@ def require_share(share: float) -> None:
 
 
 def removals(
-    scores: Mapping[str, Float[Tensor, "S n"]], shares: Sequence[float], draws: int, *, key: keys.Key | int
+    scores: Mapping[str, Float[Tensor, "S n"]],
+    shares: Sequence[float],
+    draws: int,
+    *,
+    key: keys.Key | int,
+    among: Mapping[str, Bool[Tensor, "S n"]] = MappingProxyType({}),
 ) -> dict[Choice, Bool[Tensor, "S n"]]:
-    """For each share the top of each score, and random draws of the same size.
+    """For each share the top of each score, and random draws of the same size, from all and from some occurrences.
 
     Args:
         scores: by name, at least one; "random" is the name of the draws.
         shares: of all occurrences.
         draws: how many random ones.
         key: of them.
+        among: occurrences that others are drawn from, by the name of these draws.
 
     Raises:
-        ValueError: as of ``top_mask``.
+        ValueError: as of ``top_mask``, or there are too few occurrences to draw from.
     """
     shape = tuple(next(iter(scores.values())).shape)
     chance = [keys.uniform(shape, 0.0, 1.0, key=keys.fold_in(key, draw)) for draw in range(draws)]
@@ -84,6 +91,17 @@ def removals(
     for share in shares:
         chosen |= {Choice(name, share): top_mask(score, share) for name, score in scores.items()}
         chosen |= {Choice(RANDOM, share, draw): top_mask(score, share) for draw, score in enumerate(chance)}
+        for name, pool in among.items():
+            chosen |= {Choice(name, share, draw): _top_of(pool, score, share) for draw, score in enumerate(chance)}
+    return chosen
+
+
+def _top_of(pool: Bool[Tensor, "S n"], scores: Float[Tensor, "S n"], share: float) -> Bool[Tensor, "S n"]:
+    chosen = top_mask(scores.masked_fill(~pool, -1.0), share)
+    if bool((chosen & ~pool).any()):
+        raise ValueError(
+            f"{int(chosen.sum())} occurrences were to be drawn from {int(pool.sum())}; take a smaller share"
+        )
     return chosen
 
 

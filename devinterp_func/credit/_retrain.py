@@ -14,6 +14,7 @@ and Fact Tracing for Large Language Model Pretraining*.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -65,22 +66,30 @@ class DatumAmounts(NamedTuple):
     at_start: Float[Tensor, "*S P n"]  # first order at the start of the step; NaN where it was not asked for
     norm: Float[Tensor, "*S n"]  # of the datum's delta of all parameters: its present share
 
-    def predicted(self, removed: Bool[Tensor, "S n"]) -> dict[str, Float[Tensor, "P"]]:
-        """What a removal is predicted to do to each probe: minus the removed credits, or marginals."""
+    def predicted(
+        self, removed: Bool[Tensor, "S n"], more: Mapping[str, Float[Tensor, "S P n"]] = MappingProxyType({})
+    ) -> dict[str, Float[Tensor, "P"]]:
+        """What a removal is predicted to do to each probe: minus the removed credits, marginals, or other amounts."""
         chosen = removed[:, None]
-        kinds = {"credit": self.credit, "marginal": self.marginal}
+        kinds = {"credit": self.credit, "marginal": self.marginal, **more}
         return {kind: -(amounts * chosen).sum((0, 2), dtype=torch.float64) for kind, amounts in kinds.items()}
 
-    def scores(self, names: Sequence[str], kinds: Sequence[str]) -> dict[str, Float[Tensor, "S n"]]:
+    def scores(
+        self,
+        names: Sequence[str],
+        kinds: Sequence[str],
+        more: Mapping[str, Float[Tensor, "S P n"]] = MappingProxyType({}),
+    ) -> dict[str, Float[Tensor, "S n"]]:
         """How much each datum helped each probe, and how far it moved the weights, by name.
 
         To help is to lower a loss, and to raise any other probe.
 
         Args:
             names: of the probes; "loss" is a loss.
-            kinds: "credit", "marginal" or "at_start".
+            kinds: "credit", "marginal" or "at_start", or of the other amounts.
+            more: other amounts, such as influences, by kind.
         """
-        amounts = {"credit": self.credit, "marginal": self.marginal, "at_start": self.at_start}
+        amounts = {"credit": self.credit, "marginal": self.marginal, "at_start": self.at_start, **more}
         signs = [-1 if name == "loss" else 1 for name in names]
         scores = {
             f"{kind}, {name}": amounts[kind][:, i] * sign

@@ -28,6 +28,7 @@ class Probe(NamedTuple):
     name: str
     value: Function
     value_and_grad: Callable[[Params], tuple[Float[Tensor, ""], Params]]
+    data: tuple[Any, ...] | None = None  # whose mean loss it is; None of what is no loss of data
 
     def __repr__(self) -> str:
         return f"Probe({self.name})"
@@ -73,7 +74,7 @@ def loss(
     def value(params: Params) -> Tensor:
         return per_example.data_losses(graph, params, *batch, buffer=buffer).mean()
 
-    return Probe(name, value, value_and_grad)
+    return Probe(name, value, value_and_grad, batch)
 
 
 def log_probability(graph: Graph, prompt: Int[Tensor, "*m C"], token: int) -> Probe:

@@ -15,6 +15,7 @@ from devinterp_func.graph._trace import call
 from devinterp_func.tree import Params
 
 A = torch.ops.aten
+NO_PADDING = -1  # of an embedding
 RESHAPED = (A.view.default, A._unsafe_view.default)  # under vmap a view may not be one
 
 
@@ -111,6 +112,10 @@ def _apply(
     if target is A.copy.default:  # written over: torch has no derivative of it
         old, new = (values[x] for x in node.args[:2])  # type: ignore[index]
         return new.to(old.dtype).expand(old.shape)
+    if target is A.embedding.default and len(node.args) > 2 and node.args[2] != NO_PADDING:
+        ids, found = values[node.args[1]], call(node, values)  # type: ignore[index]
+        # torch gives the row of the padding id no gradient; so it is a constant, forwards too
+        return torch.where((ids == node.args[2])[..., None], found.detach(), found)
     if target in NORMS and standard is not None:
         return _norm(node, values, standard)
     return call(node, values)

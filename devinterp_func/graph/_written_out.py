@@ -16,6 +16,7 @@ def written_out() -> dict[Any, Callable[..., Any]]:
     return {
         **table,
         A.scaled_dot_product_attention.default: _attention,
+        A._weight_norm.default: _weight_norm,
         A.lstm_cell.default: _lstm_cell,
         A.select_scatter.default: _select_scatter,
         A.slice_scatter.default: _slice_scatter,
@@ -45,6 +46,11 @@ def _attention(
         scores = masked
     weights = torch.softmax(scores, -1)
     return (torch.dropout(weights, dropout_p, True) if dropout_p else weights) @ v
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """g · v / ‖v‖; torch's own has a wrong second derivative."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 def _lstm_cell(

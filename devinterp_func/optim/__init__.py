@@ -3,7 +3,7 @@
 from devinterp_func.optim._adam import Adam
 from devinterp_func.optim._law import delta_factors, deltas, missed
 from devinterp_func.optim._muon import Muon, orthogonaliser
-from devinterp_func.optim._optimizer import Group, Optimizer, State
+from devinterp_func.optim._optimizer import Covector, Group, Optimizer, State
 from devinterp_func.optim._rule import Buffers, Rule
 from devinterp_func.optim._schedule import Schedule
 from devinterp_func.optim._sgd import Sgd
@@ -15,6 +15,7 @@ from devinterp_func.optim._written import from_dict, to_dict
 __all__ = [
     "Adam",
     "Buffers",
+    "Covector",
     "Group",
     "Matrix",
     "Muon",

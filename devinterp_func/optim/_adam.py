@@ -72,3 +72,51 @@ class Adam:
         measured = torch.stack(products).double().sum(0)
         share = Share(gain, 1 - first, first, first, 1 - first, memory, -lr * (decay - coupled), coupled, measured)
         return w_new, {FIRST: m_new, SECOND: v_new}, share
+
+    def apply(
+        self, weight: Tensor, grad: Tensor, buffers: Buffers, lr: float, t: int, decayed: bool
+    ) -> tuple[Tensor, Buffers]:
+        """The same step by a gradient that is clipped already, of operations that ``torch.func`` differentiates."""
+        decay, (first, second) = self.weight_decay if decayed else 0.0, self.betas
+        u = grad if self.decoupled else grad + decay * weight
+        m, v = first * buffers[FIRST] + (1 - first) * u, second * buffers[SECOND] + (1 - second) * u * u
+        seen = v > 0  # where it is not, there has been no gradient, and the root, which has no derivative at 0, is 0
+        root = torch.where(seen, torch.where(seen, v, 1.0).sqrt(), 0.0) / (1 - second**t) ** 0.5
+        shrunk = weight * (1 - lr * decay) if self.decoupled else weight
+        return shrunk - lr / (1 - first**t) * m / (root + self.eps), {FIRST: m, SECOND: v}
+
+    def pull(
+        self,
+        weight: Tensor,
+        grad: Tensor,
+        clip: float,
+        buffers: Buffers,
+        lr: float,
+        t: int,
+        decayed: bool,
+        back: Tensor,
+        memory: Buffers,
+    ) -> tuple[Tensor, Tensor, Buffers]:
+        """Derivatives by the new weight and memory, pulled back to the weight, the clipped gradient and the memory."""
+        decay, (first, second) = self.weight_decay if decayed else 0.0, self.betas
+        coupled, shrunk = (0.0, 1 - lr * decay) if self.decoupled else (decay, 1.0)
+        rate, correction = lr / (1 - first**t), (1 - second**t) ** 0.5
+        given = (weight, grad, buffers[FIRST], buffers[SECOND], back, memory[FIRST], memory[SECOND])
+        olds = [x.contiguous().view(-1) for x in given]
+        news = [torch.empty_like(olds[0]) for _ in range(4)]
+        size = BLOCK if weight.device.type == "cpu" else max(1, weight.numel())
+        for w, g, m, v, a, by_m, by_v, *out in zip(*(x.split(size) for x in (*olds, *news)), strict=True):
+            u = clipped(w, g, clip, coupled)
+            m_new, v_new = torch.lerp(m, u, 1 - first), (v * second).addcmul_(u, u, value=1 - second)
+            root = v_new.sqrt()
+            divisor = (root / correction).add_(self.eps)
+            by_direction = (a * -rate).div_(divisor)
+            by_first = by_m + by_direction
+            slope = by_direction.mul_(m_new).div_(divisor).div_(root.mul_(2 * correction))
+            by_second = by_v - slope.masked_fill_(v_new == 0, 0.0)  # no gradient yet: the step is linear in the first
+            by_u = torch.mul(by_first, 1 - first, out=out[1]).addcmul_(u, by_second, value=2 * (1 - second))
+            torch.add(a * shrunk, by_u, alpha=coupled, out=out[0])
+            torch.mul(by_first, first, out=out[2])
+            torch.mul(by_second, second, out=out[3])
+        by_weight, by_grad, by_first, by_second = (x.view(weight.shape) for x in news)
+        return by_weight, by_grad, {FIRST: by_first, SECOND: by_second}

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import vjp
 
 from devinterp_func import checks
 from devinterp_func.optim._rule import Buffers, clipped
@@ -80,6 +81,38 @@ class Muon:
         shrunk = weight * (1 - lr * decay) if decay else weight
         share = Share(Matrix(P, left), present, past, mu, 1 - mu, memory, -lr * decay, 0.0)
         return shrunk + (change if left else change.mT), {MOMENTUM: new}, share
+
+    def apply(
+        self, weight: Tensor, grad: Tensor, buffers: Buffers, lr: float, t: int, decayed: bool
+    ) -> tuple[Tensor, Buffers]:
+        """The same step by a gradient that is clipped already, of operations that ``torch.func`` differentiates."""
+        decay, mu = self.weight_decay if decayed else 0.0, self.momentum
+        new = mu * buffers[MOMENTUM] + (1 - mu) * grad
+        direction = (1 - mu) * grad + mu * new if self.nesterov else new
+        left = weight.shape[0] <= weight.shape[1]
+        wide = direction if left else direction.mT
+        change = orthogonaliser(wide, self.coefficients, self.ns_steps, self.eps) @ wide * self._rate(lr, weight)
+        return weight * (1 - lr * decay) - (change if left else change.mT), {MOMENTUM: new}
+
+    def pull(
+        self,
+        weight: Tensor,
+        grad: Tensor,
+        clip: float,
+        buffers: Buffers,
+        lr: float,
+        t: int,
+        decayed: bool,
+        back: Tensor,
+        memory: Buffers,
+    ) -> tuple[Tensor, Tensor, Buffers]:
+        """Derivatives by the new weight and memory, pulled back to the weight, the clipped gradient and the memory."""
+
+        def step(weight: Tensor, grad: Tensor, buffers: Buffers) -> tuple[Tensor, Buffers]:
+            return self.apply(weight, grad, buffers, lr, t, decayed)
+
+        found: tuple[Tensor, Tensor, Buffers] = vjp(step, weight, grad * clip, buffers)[1]((back, memory))
+        return found
 
     def _rate(self, lr: float, weight: Tensor) -> float:
         rows, columns = weight.shape

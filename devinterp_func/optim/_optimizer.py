@@ -29,6 +29,16 @@ class State(NamedTuple):
         return f"State after {self.steps:,} step{'s' * (self.steps != 1)}: {', '.join(kinds) or 'nothing'}"
 
 
+class Covector(NamedTuple):
+    """Derivatives of a number by the weights and by what the optimizer remembers."""
+
+    weights: Params
+    memory: dict[str, Buffers]
+
+    def __repr__(self) -> str:
+        return f"Covector of norm {tree.norm(self.weights):.4g} by the weights"
+
+
 @dataclass(frozen=True)
 class Group:
     """Some units and how they are stepped.
@@ -131,6 +141,56 @@ class Optimizer:
             )
         before, grads = ({name: x.detach() for name, x in given.items()} for given in (params, grads))
         return after, State(t, buffers), Split(torch.tensor(lr, dtype=torch.float64), clip, norm, shares, before, grads)
+
+    def apply(
+        self, params: Params, grads: Params, state: State, lr: float, max_norm: float = math.inf
+    ) -> tuple[Params, State]:
+        """``update`` of operations that ``torch.func`` differentiates, clipping included; slower, and without a split.
+
+        Args:
+            params, grads, state, lr, max_norm: of ``update``.
+        """
+        # an infinite max_norm has no derivative: 0 · ∞, which is NaN
+        clip = torch.clamp(max_norm / (tree.norm(grads) + 1e-6), max=1.0) if math.isfinite(max_norm) else 1.0
+        after, buffers, t = Params(), dict[str, Buffers](), state.steps + 1
+        for name, weight in params.items():
+            group = self.group(name, weight.ndim)
+            own, decays = state.buffers[name], group.decays(name, weight.ndim)
+            after[name], buffers[name] = group.rule.apply(weight, clip * grads[name], own, lr * group.scale, t, decays)
+        return after, State(t, buffers)
+
+    @torch.no_grad()
+    def pull(
+        self,
+        params: Params,
+        grads: Params,
+        state: State,
+        back: Covector,
+        lr: float,
+        max_norm: float = math.inf,
+    ) -> tuple[Covector, Params]:
+        """A number's derivatives by the new weights and memory, pulled back through a step.
+
+        Args:
+            params, grads, state, lr, max_norm: of ``update``.
+            back: the derivatives by what the step led to.
+
+        Returns:
+            The derivatives by the weights and the memory before the step, the gradient held, and those by the gradient.
+        """
+        norm = float(tree.norm(grads))
+        clip = min(1.0, max_norm / (norm + 1e-6))
+        by_weight, by_grad, by_memory = Params(), Params(), dict[str, Buffers]()
+        for name, weight in params.items():
+            group = self.group(name, weight.ndim)
+            which = lr * group.scale, state.steps + 1, group.decays(name, weight.ndim)
+            given = weight, grads[name], clip, state.buffers[name], *which, back.weights[name], back.memory[name]
+            by_weight[name], by_grad[name], by_memory[name] = group.rule.pull(*given)
+        if clip < 1:  # c = max_norm / (‖g‖ + 1e-6) moves with the gradient
+            along = math.fsum(float((grads[name] * y).sum(dtype=torch.float64)) for name, y in by_grad.items())
+            slope = -max_norm / (norm + 1e-6) ** 2 * along / norm if norm else 0.0
+            by_grad = {name: torch.add(y * clip, grads[name], alpha=slope) for name, y in by_grad.items()}
+        return Covector(by_weight, by_memory), by_grad
 
     def group(self, name: str, ndim: int) -> Group:
         """The group that a unit is of.

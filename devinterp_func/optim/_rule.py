@@ -44,6 +44,36 @@ class Rule(Protocol):
         """
         ...
 
+    def apply(
+        self, weight: Tensor, grad: Tensor, buffers: Buffers, lr: float, t: int, decayed: bool
+    ) -> tuple[Tensor, Buffers]:
+        """The same step by a gradient that is clipped already, of operations that ``torch.func`` differentiates."""
+        ...
+
+    def pull(
+        self,
+        weight: Tensor,
+        grad: Tensor,
+        clip: float,
+        buffers: Buffers,
+        lr: float,
+        t: int,
+        decayed: bool,
+        back: Tensor,
+        memory: Buffers,
+    ) -> tuple[Tensor, Tensor, Buffers]:
+        """A number's derivatives by the new weight and memory, pulled back through the step: ``vjp`` of ``apply``.
+
+        Args:
+            weight, grad, clip, buffers, lr, t, decayed: of ``step``.
+            back: the derivative by the new weight.
+            memory: ... by the new buffers.
+
+        Returns:
+            The derivatives by the weight, by the clipped gradient c · g, and by the buffers.
+        """
+        ...
+
 
 def clipped(weight: Tensor, grad: Tensor, clip: float, decay: float) -> Tensor:
     """u = c · g + λ · w: what a rule takes for the gradient. It may be ``grad`` itself."""

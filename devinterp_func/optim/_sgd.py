@@ -56,10 +56,48 @@ class Sgd:
                 return torch.sub(weight, grad, alpha=lr * clip), {}, share
             return weight - lr * clipped(weight, grad, clip, decay), {}, share
         u, memory = clipped(weight, grad, clip, decay), buffers[MOMENTUM]
-        keep, take = (self.momentum, 1 - self.dampening) if t > 1 else (0.0, 1.0)
+        keep, take = self._memory(t)
         new = memory * keep + u * take if t > 1 else u.clone()
         ahead = self.momentum if self.nesterov else None
         direction = new if ahead is None else torch.add(u, new, alpha=ahead)
         present, past = (take, keep) if ahead is None else (1 + ahead * take, ahead * keep)
         share = Share(-lr, present, past, keep, take, memory, 0.0, decay)
         return torch.sub(weight, direction, alpha=lr), {MOMENTUM: new}, share
+
+    def apply(
+        self, weight: Tensor, grad: Tensor, buffers: Buffers, lr: float, t: int, decayed: bool
+    ) -> tuple[Tensor, Buffers]:
+        """The same step by a gradient that is clipped already, of operations that ``torch.func`` differentiates."""
+        u = grad + (self.weight_decay if decayed else 0.0) * weight
+        if not self.momentum:
+            return weight - lr * u, {}
+        keep, take = self._memory(t)
+        new = keep * buffers[MOMENTUM] + take * u
+        return weight - lr * (u + self.momentum * new if self.nesterov else new), {MOMENTUM: new}
+
+    def pull(
+        self,
+        weight: Tensor,
+        grad: Tensor,
+        clip: float,
+        buffers: Buffers,
+        lr: float,
+        t: int,
+        decayed: bool,
+        back: Tensor,
+        memory: Buffers,
+    ) -> tuple[Tensor, Tensor, Buffers]:
+        """Derivatives by the new weight and memory, pulled back to the weight, the clipped gradient and the memory."""
+        decay = self.weight_decay if decayed else 0.0
+        if not self.momentum:
+            by_u, old = back * -lr, Buffers()
+        else:
+            keep, take = self._memory(t)
+            by_new = torch.add(memory[MOMENTUM], back, alpha=-lr * (self.momentum if self.nesterov else 1.0))
+            by_u, old = by_new * take, {MOMENTUM: by_new * keep}
+            by_u = by_u.sub_(back, alpha=lr) if self.nesterov else by_u
+        return torch.add(back, by_u, alpha=decay), by_u, old
+
+    def _memory(self, t: int) -> tuple[float, float]:
+        """(keep, take): the first step's memory is its gradient."""
+        return (self.momentum, 1 - self.dampening) if t > 1 else (0.0, 1.0)

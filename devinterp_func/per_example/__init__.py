@@ -34,6 +34,7 @@ from devinterp_func.per_example._outliers import (
     workspace,
 )
 from devinterp_func.per_example._products import amounts, contributions, delta_norms, token_gradients
+from devinterp_func.per_example._tangent import Tangent, tangents
 
 __all__ = [
     "Bias",
@@ -47,6 +48,7 @@ __all__ = [
     "Per",
     "Scaled",
     "Sum",
+    "Tangent",
     "VOCABULARY_BLOCK",
     "amounts",
     "capture",
@@ -71,6 +73,7 @@ __all__ = [
     "shape_of",
     "size_of",
     "take_data",
+    "tangents",
     "token_gradients",
     "top_k",
     "top_k_from_factors",

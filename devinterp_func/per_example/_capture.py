@@ -71,6 +71,7 @@ def capture(
     masks: Masks | None = None,
     units: Patterns = (),
     buffer: Float[Tensor, "V nC"] | None = None,
+    weights: Float[Tensor, "n"] | None = None,
 ) -> Capture:
     """The numbers of ``vmap(grad(loss))`` in one ordinary backward pass.
 
@@ -81,12 +82,13 @@ def capture(
         masks: dropout masks of ``graph.draw_masks``, each with a leading n; none for no dropout.
         units: which parameters get factors, as name patterns (``graph.choose``).
         buffer: scratch for the logits, to spare an allocation of V·n·C numbers; its contents are overwritten.
+        weights: how much each datum counts: its gradient is that of its loss times its weight; by default all 1.
 
     Raises:
         RuntimeError: within torch's inference mode.
         TypeError: float16 parameters, in which the softmax would underflow.
         ValueError: parameters or data do not fit the graph, an id is out of range, a pattern matches no parameter, or
-            a buffer is of another shape.
+            a buffer or the weights are of another shape.
     """
     checks.gradients_allowed()
     params, wanted = in_order(graph, params), choose(graph, units)
@@ -96,17 +98,20 @@ def capture(
     if not len(leaves[0]):
         raise ValueError("the batch has no data; it must have at least one")
     check_masks(graph, masks, len(leaves[0]))
+    if weights is not None and weights.shape != (len(leaves[0]),):
+        raise ValueError(f"weights are {tuple(weights.shape)}; of these data they must be {(len(leaves[0]),)}")
     if buffer is not None and head is None:
         raise ValueError("a buffer is for logits, and this loss has no head; leave it out")
     if head is None:
         probed = run_probed(graph, params, leaves, masks, graph.trace.output, None)
         losses = probed.value
-        signals, dense = probed.pull(torch.ones_like(losses))
+        signals, dense = probed.pull(torch.ones_like(losses) if weights is None else weights.to(losses))
         means, parts = Params(), dict[str, list[Factor]]()
     else:
         probed = run_probed(graph, params, leaves, masks, head.stream, head.targets)
         assert probed.targets is not None
-        found = head_gradients(graph, params, leaves, head_rows(graph, probed.value), probed.targets, buffer)
+        rows = head_rows(graph, probed.value)
+        found = head_gradients(graph, params, leaves, rows, probed.targets, buffer, weights)
         losses, means = found.losses, found.mean_grads
         signals, dense = probed.pull(_to_stream(graph, found.stream_signals, probed.value))
         asked = {head.weight, head.bias} & set(wanted)

@@ -45,7 +45,7 @@ def data_losses(
     if head is None:
         return run(graph, params, batch, [graph.trace.output.name])[graph.trace.output.name]
     scores = _scored(head, graph, params, batch, buffer)
-    return _weigh(graph, params, tree.leaves(batch), scores)[0]
+    return weigh(graph, params, tree.leaves(batch), scores)[0]
 
 
 class Scores(NamedTuple):
@@ -102,9 +102,17 @@ def score(
 
 
 def head_gradients(
-    graph: Graph, params: Params, leaves: list[Tensor], stream: Tensor, targets: Tensor, buffer: Tensor | None
+    graph: Graph,
+    params: Params,
+    leaves: list[Tensor],
+    stream: Tensor,
+    targets: Tensor,
+    buffer: Tensor | None,
+    counted: Float[Tensor, "n"] | None = None,
 ) -> HeadGradients:
     """Each datum's loss and the gradients of logits, W and bias together, block by block of the classes.
+
+    Gradients are of the losses times what each datum is ``counted``.
 
     The logits are written once; softmax's normaliser and each position's weight in its datum's loss are folded into the
     (n·C, d) factors of the products, so that the V·n·C exponentials are never touched again but by matrix products.
@@ -112,14 +120,15 @@ def head_gradients(
     head = graph.head
     assert head is not None
     scores = score(head, params, stream, targets, buffer)
-    losses, weights = _weigh(graph, params, leaves, scores)
+    losses, weights = weigh(graph, params, leaves, scores)
+    weights = weights if counted is None else weights * counted.to(weights)[:, None]
     weight, n = params[head.weight], len(stream)
     h, t, w = stream.flatten(0, 1), scores.targets.flatten(), weights.flatten()
     normaliser = w / scores.total
     scaled = h * (normaliser / n)[:, None]
     d_weight, d_bias = torch.empty_like(weight), weight.new_empty(len(weight))
     d_h = torch.zeros_like(h)
-    for block in _blocks(weight):
+    for block in blocks(weight):
         torch.mm(scores.exponentials[block], scaled, out=d_weight[block])
         if head.bias is not None:
             torch.mv(scores.exponentials[block], normaliser / n, out=d_bias[block])
@@ -132,7 +141,7 @@ def head_gradients(
     return HeadGradients(losses, d_h.view(stream.shape), mean_grads, scores, weights)
 
 
-def _weigh(
+def weigh(
     graph: Graph, params: Params, leaves: list[Tensor], scores: Scores
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n C"]]:
     """Each datum's loss, and the weight of each position in it: the loss's derivative by the position's."""
@@ -179,7 +188,7 @@ def _exponentials(
     shift = torch.zeros_like(h[:, 0])
     total = _fill(out, weight, bias, h, shift)
     if not bool(((total > 1e-25) & (total < 1e30)).all()):
-        for block in _blocks(weight):
+        for block in blocks(weight):
             logits = weight[block] @ h.mT
             largest = (logits if bias is None else logits + bias[block, None]).amax(0)
             shift = largest if block.start == 0 else torch.maximum(shift, largest)
@@ -190,7 +199,7 @@ def _exponentials(
 def _fill(out: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor, shift: Tensor) -> Float[Tensor, "nC"]:
     total, transposed = torch.zeros_like(shift), h.mT.contiguous()
     shifted = bool(shift.any())
-    for block in _blocks(weight):
+    for block in blocks(weight):
         logits = torch.mm(weight[block], transposed, out=out[block])
         if bias is not None:
             logits.add_(bias[block, None])
@@ -198,6 +207,6 @@ def _fill(out: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor, shift: Te
     return total
 
 
-def _blocks(weight: Float[Tensor, "V d"]) -> list[slice]:
+def blocks(weight: Float[Tensor, "V d"]) -> list[slice]:
     size = VOCABULARY_BLOCK if weight.device.type == "cpu" else len(weight)
     return [slice(i, min(i + size, len(weight))) for i in range(0, len(weight), size)]

@@ -23,6 +23,7 @@ from devinterp_func.records._store import (
 )
 from devinterp_func.records._verify import Verified, verify
 from devinterp_func.records._walk import SHARD, Last, read_walk, walk
+from devinterp_func.records._walk_back import read_walk_back, walk_back
 
 __all__ = [
     "Curve",
@@ -55,6 +56,7 @@ __all__ = [
     "read_evaluations",
     "read_params",
     "read_walk",
+    "read_walk_back",
     "record",
     "replay",
     "same_bits",
@@ -66,5 +68,6 @@ __all__ = [
     "to_record",
     "verify",
     "walk",
+    "walk_back",
     "write_shard",
 ]

@@ -81,7 +81,7 @@ def walk(
             found = look(move, last)
             pending.append(found)
             if (move.step + 1) % SHARD == 0 or move.step + 1 == stop:
-                _write(folder, pending)
+                write_steps(folder, pending)
                 pending = []
             last = Last(move, found)
             yield move.step, found
@@ -114,7 +114,8 @@ def _load(folder: RunPath, kind: type[Found], last_only: bool = False) -> Found:
     return kind(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def _write(folder: RunPath, pending: list[Found]) -> None:
+def write_steps(folder: RunPath, pending: list[Found]) -> None:
+    """Adds a shard: what was found in some steps."""
     last = last_shard(folder)
     first = last.step + last.count  # counted from the walk's start
     header = Header("steps", first, len(pending), last.run, last.digest)

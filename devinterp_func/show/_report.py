@@ -11,6 +11,8 @@ from devinterp_func.show import (
     _bigram_sections,
     _credit_sections,
     _direction_sections,
+    _influence_sections,
+    _judge_sections,
     _lifetime_sections,
     _neuron_sections,
     _norm_sections,
@@ -31,12 +33,14 @@ TOPICS = (  # each has ``sections(run, folder)``; in the order of the page
     _bigram_sections,
     _credit_sections,
     _lifetime_sections,
+    _influence_sections,
     _norm_sections,
     _direction_sections,
     _phase_sections,
     _retrain_sections,
+    _judge_sections,
 )
-OF_ANY_DATA = (_run_sections, _split_sections, _neuron_sections)
+OF_ANY_DATA = (_run_sections, _split_sections, _neuron_sections, _judge_sections)
 NO_TEXT = """The data of this run are tensors, no text. Notable tokens, flips, bigrams, ledgers by token, heads, norms,
 directions and phases are told in words, which these data do not have; the library's functions take any data."""
 SCRIPTS = {  # stage, also its script's name -> what it adds to the page
@@ -47,12 +51,14 @@ SCRIPTS = {  # stage, also its script's name -> what it adds to the page
     "bigram": "when bigrams are learnt, and which texts moved the bigram decoder",
     "ledger": "which data raised and which lowered a probe",
     "lifetime": "what data did beyond their own steps, through the optimizer's memory",
+    "influence": "what the end would have been without each text, and how far that can be said",
     "heads": "what attention heads come to attend to",
     "counterfactual": "how far a credit can be trusted",
     "norms": "which tokens built the neurons",
     "directions": "the directions in which units grew",
     "phases": "whether training has phases",
     "retrain": "what training would have been without the data credited most",
+    "judge": "which amounts foretell what a datum changed, held against retraining",
 }
 
 

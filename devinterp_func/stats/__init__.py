@@ -21,7 +21,7 @@ from devinterp_func.stats._change_points import (
     smooth_course,
     standardise,
 )
-from devinterp_func.stats._correlation import correlation, rank_correlation
+from devinterp_func.stats._correlation import correlation, correlations, rank_correlation, rank_correlations
 from devinterp_func.stats._keyness import (
     Comparison,
     as_set,
@@ -53,6 +53,7 @@ __all__ = [
     "compare",
     "compare_scores",
     "correlation",
+    "correlations",
     "cut",
     "false_discovery",
     "keyness",
@@ -66,6 +67,7 @@ __all__ = [
     "placed_points",
     "precision_at",
     "rank_correlation",
+    "rank_correlations",
     "rank_product",
     "relative_frequency",
     "rotated_points",

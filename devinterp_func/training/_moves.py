@@ -73,11 +73,13 @@ def moves(
     start: int = 0,
     stop: int | None = None,
     removed: Bool[Tensor, "S n"] | None = None,
+    weights: Float[Tensor, "S n"] | None = None,
 ) -> Iterator[Move]:
     """The steps start to stop − 1 from the weights before ``start``, each with the factors of its deltas.
 
     With ``removed``, the steps without some of their data: g = (1/n) Σ_j g_j is the sum over those that are left, its
     divisor still the batch size n, and what it is clipped by follows from it. So a step without any has the gradient 0.
+    With ``weights``, each datum's gradient is multiplied by its own: g = (1/n) Σ_j weight_j g_j.
 
     Args:
         graph: of the loss of one example.
@@ -88,10 +90,12 @@ def moves(
         captured: which units' factors the moves carry, as name patterns (``graph.choose``).
         start, stop: steps; ``stop`` defaults to the end of the schedule.
         removed: of each step from ``start`` on, which places of its batch are left out; none by default.
+        weights: of each step from ``start`` on, how much each place of its batch counts; by default all 1.
 
     Raises:
-        ValueError: params or data do not fit the graph, a pattern or a token is not there, ``removed`` is not of these
-            steps, or the state is lacking, another step's, or not what this optimizer remembers of these parameters.
+        ValueError: params or data do not fit the graph, a pattern or a token is not there, ``removed`` or ``weights``
+            are not of these steps, or the state is lacking, another step's, or not what this optimizer remembers of
+            these parameters.
         FloatingPointError: if a gradient is NaN or infinite; step, unit and datum are named.
     """
     params = in_order(graph, params)
@@ -100,18 +104,22 @@ def moves(
     n_data, buffer = batches.n_data(data), logits_buffer(graph, params, recipe.batch_size)
     device = next(iter(params.values())).device
     stop = total_steps(recipe, n_data) if stop is None else stop
-    if removed is not None and removed.shape != (stop - start, recipe.batch_size):
-        wanted = (stop - start, recipe.batch_size)
-        raise ValueError(f"removed is {tuple(removed.shape)}; of steps {start} to {stop} it must be {wanted}")
+    for name, given in (("removed", removed), ("weights", weights)):
+        if given is not None and given.shape != (wanted := (stop - start, recipe.batch_size)):
+            raise ValueError(f"{name} is {tuple(given.shape)}; of steps {start} to {stop} it must be {wanted}")
     state = _state(recipe, params, state, start)
     for step, epoch, batch, ids in order(recipe, n_data, start, stop):
-        datum = ids if removed is None else ids[~removed[step - start]]
+        kept = slice(None) if removed is None else ~removed[step - start]
+        datum = ids[kept]
         seen = datum if len(datum) else ids[:1]  # a step whose gradient is 0 is made like any other
         masks = masks_of(graph, recipe, epoch, seen)
         masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
         taken = tree.map(lambda x, seen=seen: x[seen].to(device), tuple(data))
         scratch = for_fewer(graph, buffer, len(seen))
-        capture = per_example.capture(graph, params, *taken, masks=masks, units=captured, buffer=scratch)
+        counted = None if weights is None or not len(datum) else weights[step - start][kept].to(device)
+        capture = per_example.capture(
+            graph, params, *taken, masks=masks, units=captured, buffer=scratch, weights=counted
+        )
         if len(datum) < recipe.batch_size:
             capture = _of_fewer(capture, len(datum), recipe.batch_size)
         lr = learning_rate(recipe, n_data, step)

@@ -190,6 +190,22 @@ def test_choices_are_of_one_size_and_larger_shares_hold_smaller_ones(scores, dra
     assert len({tuple(removed.flatten().tolist()) for removed in random}) == draws
 
 
+@few
+@given(pool=st.lists(st.booleans(), min_size=12, max_size=12), draws=st.integers(1, 3))
+def test_random_choices_among_some_are_of_these_alone(pool, draws):
+    pool = torch.tensor(pool).view(4, 3)
+    asked = ({"credit": torch.arange(12.0).view(4, 3)}, [0.25], draws)
+    if int(pool.sum()) < 3:
+        with pytest.raises(ValueError, match=f"3 occurrences were to be drawn from {int(pool.sum())}; take a smaller"):
+            credit.removals(*asked, key=0, among={"some": pool})
+        return
+    found = credit.removals(*asked, key=0, among={"some": pool})
+    for choice, removed in found.items():
+        assert int(removed.sum()) == 3
+        assert choice.score != "some" or not bool((removed & ~pool).any())
+    assert sum(choice.score == "some" for choice in found) == draws
+
+
 def test_patches_are_the_ends_of_the_summed_scores():
     datum = torch.tensor([[4, 1], [2, 4], [3, 0]])
     score = torch.tensor([[1.0, 5.0], [3.0, 1.5], [-1.0, 0.0]])
@@ -285,6 +301,15 @@ def test_to_help_is_to_lower_a_loss_and_to_raise_any_other_probe(amounts):
     assert torch.equal(scores["credit, loss"], -found.credit[:, 0])
     assert torch.equal(scores["at_start, loss"], -found.at_start[:, 0])
     assert torch.equal(scores["credit, bigram:a b"], found.credit[:, 1]) and torch.equal(scores["norm"], found.norm)
+
+
+def test_other_amounts_choose_and_predict_like_the_ledgers(amounts):
+    *_, found = amounts
+    more = {"other": 2 * found.credit}
+    scores = found.scores(["loss", "bigram:a b"], ["other"], more)
+    assert torch.equal(scores["other, loss"], -2 * found.credit[:, 0])
+    predicted = found.predicted(found.norm > 0, more)
+    assert torch.allclose(predicted["other"], 2 * predicted["credit"])
 
 
 def test_a_replay_writes_the_amounts_of_its_steps(run, tmp_path):

@@ -237,6 +237,32 @@ def test_retraining_goes_on_where_it_stopped_and_adds(run, tmp_path, monkeypatch
     assert set(last.filter(pl.col("from") == 8)["measured"]) == {"bigram:c00 c01", "loss, other texts"}
 
 
+def test_data_are_removed_by_their_influence_and_at_random_among_those_with_a_word(run, tmp_path):
+    scores = ("credit", "influence")
+    retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **{**FEW, "scores": scores, "among": "c00"}))
+    effects = results.read_table(tmp_path, "retrain", tables.REMOVALS)
+    assert (
+        effects["score"].to_list()
+        == [
+            *("credit, loss", "influence, loss", "norm", "random", "random, with c00"),
+        ]
+        * 2
+    )
+    (followed, _), window = (
+        retrain.probes_of(retrain.Settings(run.path, 4, **FEW), run, ["loss"]),
+        credit.window(run, 4, 3),
+    )
+    found = credit.window_influences(window, [followed])
+    removed = credit.top_mask(-found.scores()[0], 0.25)  # to help is to lower a loss
+    [row] = effects.filter((pl.col("measured") == "loss") & (pl.col("score") == "influence, loss")).iter_rows(
+        named=True
+    )
+    assert row["by influence"] == pytest.approx(-float(found.scores()[0][removed].sum()), rel=1e-5)
+    has_word = retrain.has_token(run, "c00")
+    words = [{*tokens.tolist(), *targets.tolist()} for tokens, targets in zip(*run.data, strict=True)]
+    assert has_word.tolist() == [run.corpus.vocab.index("c00") in each for each in words]
+
+
 def test_other_texts_are_those_after_the_probes_own(run):
     loss, others = retrain.probes_of(retrain.Settings(run.path, 4, **FEW), run, ["loss"])
     data, params = run.split("valid"), run.params(4)

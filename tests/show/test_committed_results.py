@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 
 from devinterp_func import batches, models, records
 from devinterp_func.records._described import read_recipe
-from devinterp_func.show import _lifetime_sections, _report, page, plots, results, tables, words
+from devinterp_func.show import (
+    _influence_sections,
+    _judge_sections,
+    _lifetime_sections,
+    _report,
+    page,
+    plots,
+    results,
+    tables,
+    words,
+)
 from devinterp_func.text import Corpus, Vocab
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +81,8 @@ def read():
         patch.setattr(results, "read_table", remembered)
         patch.setattr(results, "read_arrays", lambda *args: {"by_parameter": torch.zeros(720_000, dtype=torch.int64)})
         for topic in _report.TOPICS[1:]:  # the first one shows the run itself; without memory there are no lifetimes
-            assert bool(topic.sections(run, POST)) == (topic is not _lifetime_sections), topic
+            absent = topic in (_lifetime_sections, _influence_sections, _judge_sections)
+            assert bool(topic.sections(run, POST)) != absent, topic
     return found
 
 

@@ -46,6 +46,7 @@ def draw_all(names: list[str], width: float = drawing.WIDE) -> dict[str, Callabl
         "outliers": lambda: plots.outliers_over_training(counts, names, 25, width=width),
         "concentration": lambda: plots.concentration({name: torch.arange(40) for name in names}, width=width),
         "lines": lambda: plots.lines(series, "entry", per_epoch=60, width=width),
+        "growth": lambda: plots.lines({n: (steps, noise(15).exp()) for n in names}, "norm", width=width, log=True),
         "credits": lambda: plots.credit_bands(
             steps, noise(15), noise(14).relu(), -noise(14).relu(), names[0], 60, width
         ),
@@ -347,6 +348,7 @@ def test_a_share_and_its_control_are_beside_the_row_and_not_beside_a_mark():
     "draw",
     [
         lambda: plots.lines({}, "label", per_epoch=10),
+        lambda: plots.lines({}, "label", log=True),
         lambda: plots.lines({"none": (torch.empty(0, dtype=torch.long), torch.empty(0))}, "label"),
         lambda: plots.concentration({}),
         lambda: plots.flips_scatter(torch.empty(0), torch.empty(0), [], torch.empty(0, dtype=torch.bool)),

@@ -180,6 +180,39 @@ def test_what_is_left_out_is_of_these_steps(shape):
         next(moves(start=2, stop=5, removed=torch.zeros(shape, dtype=torch.bool)))
 
 
+# ---- data that count by weights
+
+
+def test_weights_of_one_leave_every_bit_and_weights_of_none_remove():
+    assert_equal(list(moves(stop=3, weights=torch.ones(3, 6))), list(moves(stop=3)))
+    removed = torch.zeros(3, 6, dtype=torch.bool)
+    removed[0, [1, 4]], removed[1] = True, True
+    without = list(moves(stop=3, removed=removed))[-1]
+    weighed = list(moves(stop=3, weights=(~removed).float()))[-1]
+    for name, weight in without.after.items():
+        torch.testing.assert_close(weighed.after[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_of_weights_are_the_definitions_steps_with_some_data_left_out_or_none():
+    removed, weights = torch.zeros(1, 6, dtype=torch.bool), torch.tensor([[2.0, -1.0, 0.5, 0.0, 1.0, 3.0]])
+    for out in ([], [0, 3]):
+        removed[0, out] = True
+        (move,) = moves(stop=1, weights=weights, removed=removed, captured=units.EVERY)
+        _, each = gradients_of(move, divisor=6)
+        own = weights[0, ~removed[0]]
+        mean = tree.map(lambda g, own=own: torch.einsum("n...,n->...", g, own) / 6, each)
+        after, _ = sgd_step(move.before, mean)
+        for name in mean:
+            torch.testing.assert_close(move.after[name], after[name], rtol=1e-5, atol=1e-6)
+        assert max(optim.missed(move).values()) < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (3, 5)])
+def test_weights_are_of_these_steps(shape):
+    with pytest.raises(ValueError, match=rf"weights is {re.escape(str(shape))}; of steps 2 to 5 it must be \(3, 6\)"):
+        next(moves(start=2, stop=5, weights=torch.ones(shape)))
+
+
 # ---- evaluation, and what is refused
 
 

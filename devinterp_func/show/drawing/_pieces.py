@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
+from devinterp_func.show._written import shown
 from devinterp_func.show.drawing._style import BINS, MUTED, RULE
 from devinterp_func.show.drawing._text import finite, plain, thousands, wrapped
 
@@ -126,3 +127,16 @@ def log_ticks(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(thousands))
         axis.set_minor_locator(NullLocator())
+
+
+def powers(axes: Axes) -> None:
+    """Round numbers on an upright axis whose values are logarithms to the base ten."""
+    low, high = axes.get_ylim()
+    if high - low < 1.5:
+        even = np.asarray(ticks(5).tick_values(10**low, 10**high))
+        places = np.log10(even[even > 0])
+    else:
+        places = np.arange(np.ceil(low), high, np.ceil((high - low) / 6))
+    places = places[(low <= places) & (places <= high)]
+    values = [float(f"{10**place:.3g}") for place in places.tolist()]
+    axes.set_yticks(places, [thousands(v) if 1e-4 < v < 1e7 else shown(v) for v in values])

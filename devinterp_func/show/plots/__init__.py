@@ -10,11 +10,13 @@ Experiments on Toy Language Models* (Krzyzanowski and Hubinger 2023).
 
 from devinterp_func.show.plots._activations import activation_histograms, neighbours
 from devinterp_func.show.plots._courses import Series, credit_bands, lines
+from devinterp_func.show.plots._forecasts import Forecasts, forecast_panels
 from devinterp_func.show.plots._pictures import pictures
 from devinterp_func.show.plots._training import concentration, loss_curve, outliers_over_training
 from devinterp_func.show.plots._verdicts import KINDS, Kind, flips_scatter, notable_share, skill_bars
 
 __all__ = [
+    "Forecasts",
     "KINDS",
     "Kind",
     "Series",
@@ -22,6 +24,7 @@ __all__ = [
     "concentration",
     "credit_bands",
     "flips_scatter",
+    "forecast_panels",
     "lines",
     "loss_curve",
     "neighbours",

@@ -22,6 +22,7 @@ def lines(
     markers: bool = False,
     width: float | int = WIDE,
     marks: Sequence[float] = (),
+    log: bool = False,
 ) -> Figure:
     """Courses over training, each named at its end: a bigram's entry, a correlation, a probe.
 
@@ -32,11 +33,14 @@ def lines(
         markers: a dot at each value, for short series.
         width: inches.
         marks: steps to mark, such as change points.
+        log: values on a logarithmic scale; those that are not positive leave a gap.
     """
     with drawing.sheet(width, 2.8) as figure:
         axes, ends = figure.subplots(), {}
         for i, (name, (steps, values)) in enumerate(series.items()):
             colour = CYCLE[i % len(CYCLE)]
+            if log:  # drawn as powers of ten, so that names at the ends keep their distances
+                values = values.double().log10().masked_fill(values <= 0, torch.nan)
             axes.plot(steps.numpy(), values.numpy(), "o-" if markers else "-", color=colour, markersize=3.5)
             if len(steps):
                 ends[name] = (float(values[-1]), colour)
@@ -47,6 +51,8 @@ def lines(
         if low < 0 < high:
             axes.axhline(0, color=MUTED, linewidth=0.6, zorder=0)
         axes.set(xlabel="steps", ylabel=ylabel)
+        if log:
+            drawing.powers(axes)
         axes.xaxis.set_major_locator(drawing.ticks(7 if width >= 5 else 3))
         axes.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
         if per_epoch:

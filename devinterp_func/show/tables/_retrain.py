@@ -11,7 +11,7 @@ from torch import Tensor
 from devinterp_func.credit import RANDOM, Choice, distance_from_chance, mean_interval
 from devinterp_func.show.schema import FLOAT, INT, NAME, Column, Table, frame
 
-PREDICTIONS = {"by credit": "credit", "by marginal": "marginal"}  # column -> amount
+PREDICTIONS = {"by credit": "credit", "by marginal": "marginal", "by influence": "influence"}  # column -> amount
 CHOICE = {
     "score": Column(NAME, "by which data were chosen"),
     "share": Column(FLOAT, "of all that could be chosen", format=".2%"),
@@ -22,7 +22,7 @@ MEASURED = Column(NAME, "a number that follows from the weights")
 COUNT = Column(INT, "data chosen, each time they occur counted")
 EFFECT = Column(FLOAT, "by the end of these steps, against the intact weights; of random choices the mean")
 PREDICTED = {
-    name: Column(FLOAT, f"the effect that the ledger predicts: minus the {amount}s of what is removed")
+    name: Column(FLOAT, f"the effect that is predicted: minus the {amount}s of what is removed")
     for name, amount in PREDICTIONS.items()
 }
 CHANCE = {
@@ -127,8 +127,9 @@ def _effects(outcomes: pl.DataFrame, start: int, stop: int) -> Iterator[tuple[di
     for (measured, share), part in outcomes.group_by("measured", "share", maintain_order=True):
         chance = part.filter(pl.col("score") == RANDOM)["effect"].to_list()
         for (score,), own in part.group_by("score", maintain_order=True):
-            effect = float(np.mean(own["effect"].to_list()))
-            interval = mean_interval(chance) if score == RANDOM else None
+            draws = own["effect"].to_list()
+            effect = float(np.mean(draws))
+            interval = mean_interval(draws) if len(draws) > 1 else None
             distance = None if score == RANDOM else distance_from_chance(effect, chance)
             row = {"from": start, "to": stop, "measured": measured, "share": share, "score": score}
             row |= {"count": own["count"][0], "effect": effect}
