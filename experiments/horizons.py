@@ -53,6 +53,7 @@ REACH = Table(
         "growth": Column(
             pl.List(pl.Float64), "of the derivative by the weights, from each horizon back to the snapshot"
         ),
+        "metasmoothness": Column(pl.List(pl.Float64), "of the steps up to each horizon"),
     },
     ("recipe", "probe", "score"),
 )

@@ -69,6 +69,7 @@ def predicted_effects(
     Raises:
         ValueError: scores or removals are of fewer steps, or of batches of another size.
 
+    >>> import torch
     >>> scores, removed = torch.tensor([[[1.0, 2.0], [4.0, 8.0]]]), torch.tensor([[[True, False], [False, True]]])
     >>> predicted_effects(scores, removed, 1), predicted_effects(scores, removed, 2)
     (tensor([[-1.]], dtype=torch.float64), tensor([[-9.]], dtype=torch.float64))

@@ -113,7 +113,7 @@ def test_verdicts_follow_from_all_shorter_horizons(grown, tried):
         assert row.growth == max(grown[-row.horizon :])
         shorter = [t.correlation(0).high for t in trials if t.horizon <= row.horizon]
         untried = [other.growth for other in rows if other.horizon <= row.horizon and other.horizon not in tried]
-        if any(high < credit.FORETOLD for high in shorter) or any(g > credit.MOST_GROWTH for g in untried):
+        if any(not high >= credit.FORETOLD for high in shorter) or any(g > credit.MOST_GROWTH for g in untried):
             assert row.verdict == "beyond"
         elif row.horizon not in tried:
             assert row.verdict == "untested" and row.correlation is None

@@ -122,9 +122,10 @@ def test_walks_of_adamw_are_measured(monkeypatch, capsys):
     monkeypatch.setattr(benchmark_walks, "EVERY", 2)
     monkeypatch.setattr(benchmark_walks, "BLOCKS", (1,))
     benchmark.main(benchmark.Settings(toy=True, threads=torch.get_num_threads(), part="walks", optimizer="adamw"))
-    ledger, lifetimes = (table.splitlines() for table in capsys.readouterr().out.strip().split("\n\n"))
+    ledger, lifetimes, influences = (table.splitlines() for table in capsys.readouterr().out.strip().split("\n\n"))
     assert len(ledger) == len(lifetimes) == 3
     assert lifetimes[2].startswith("| 2 steps in blocks of 1 |") and float(lifetimes[2].split("**")[1]) > 0
+    assert len(influences) == 5 and influences[4].startswith("| 8 probes, 2 steps in blocks of 2 |")
 
 
 def test_a_plain_module_of_other_weights_is_refused(setup):

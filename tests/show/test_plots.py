@@ -38,6 +38,7 @@ def draw_all(names: list[str], width: float = drawing.WIDE) -> dict[str, Callabl
     steps = torch.arange(0, 300, 20)
     skill = shares.expand(6, 6)
     series = {name: (steps, noise(15)) for name in names}
+    grown = {name: (steps, values.exp()) for name, (steps, values) in series.items()}
     values = {name: noise(30).relu() for name in names}
     kinds: list[plots.Kind] = ["record", "record", "record", "baseline", "baseline", "control"]
     evaluations = {0: {"valid": 9.0}, 300: {"valid": 1.5, "test": 1.4}}
@@ -46,7 +47,7 @@ def draw_all(names: list[str], width: float = drawing.WIDE) -> dict[str, Callabl
         "outliers": lambda: plots.outliers_over_training(counts, names, 25, width=width),
         "concentration": lambda: plots.concentration({name: torch.arange(40) for name in names}, width=width),
         "lines": lambda: plots.lines(series, "entry", per_epoch=60, width=width),
-        "growth": lambda: plots.lines({n: (steps, noise(15).exp()) for n in names}, "norm", width=width, log=True),
+        "growth": lambda: plots.lines(grown, "norm", width=width, log=True),
         "credits": lambda: plots.credit_bands(
             steps, noise(15), noise(14).relu(), -noise(14).relu(), names[0], 60, width
         ),
