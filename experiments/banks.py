@@ -6,6 +6,7 @@ rank correlation with what retraining without them did, with a 95 % bootstrap in
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -100,13 +101,8 @@ def judged_frame(setting: str, judged: Sequence[Judged], growth: float, horizon:
     """
     rows = []
     for one in judged:
-        row = {"setting": setting, "horizon": horizon, "score": one.score, "removals": one.rank.n, "growth": growth}
-        for name, estimate in (
-            ("rank", one.rank),
-            ("linear", one.linear),
-            ("slope", one.slope),
-            ("behind", one.behind),
-        ):
-            row |= {name: estimate.value, f"{name} low": estimate.low, f"{name} high": estimate.high}
+        row: dict[str, Any] = {"setting": setting, "horizon": horizon, "score": one.score}
+        row |= {"removals": one.rank.n, "growth": growth}
+        row |= tables.estimates_row(one)
         rows.append({name: row[name] for name in JUDGED.columns})
     return schema.frame(JUDGED, rows)

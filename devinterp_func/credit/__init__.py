@@ -60,7 +60,6 @@ from devinterp_func.credit._influenced import (
     EFFECTS,
     Effect,
     InfluencedText,
-    helping_sign,
     influence_and_credit,
     most_influential,
 )
@@ -89,6 +88,7 @@ from devinterp_func.credit._removals import (
     Choice,
     Distance,
     distance_from_chance,
+    helping_sign,
     mean_interval,
     removals,
     require_share,

@@ -90,7 +90,8 @@ def pull_step(
         )
     optimizer, given = recipe.optimizer, (point.params, point.grads, point.state)
     pairs = [optimizer.pull(*given, own, point.lr, recipe.max_norm) for own in back]
-    batch, masks = _batch(graph, data, recipe, point)
+    device = next(iter(point.params.values())).device
+    batch, masks = training.step_data(graph, recipe, data, point.epoch, point.datum, device)
     directions = [by_gradient for _, by_gradient in pairs]
     turned = per_example.tangents(graph, point.params, *batch, directions=directions, masks=masks)
     if curvature == "fisher":
@@ -115,14 +116,6 @@ def _fisher(graph: Graph, params: Params, batch: Any, masks: Masks | None, tange
     return tangent._replace(mean_grads=found.mean_grads)
 
 
-def _batch(graph: Graph, data: Any, recipe: Recipe, point: Point) -> tuple[tuple[Any, ...], Masks | None]:
-    """A step's data and masks, where its weights are."""
-    device = next(iter(point.params.values())).device
-    batch = tree.map(lambda x: x[point.datum].to(device), tuple(data))
-    masks = training.masks_of(graph, recipe, point.epoch, point.datum)
-    return batch, None if masks is None else tree.map(lambda x: x.to(device), masks)
-
-
 def pull_step_by_definition(
     graph: Graph, data: Any, recipe: Recipe, point: Point, back: Sequence[Covector]
 ) -> list[Pulled]:
@@ -131,7 +124,8 @@ def pull_step_by_definition(
     Influences are by datum, without positions: C = 1. Twice as slow and several times larger; obviously right.
     """
     checks.gradients_allowed()
-    batch, masks = _batch(graph, data, recipe, point)
+    device = next(iter(point.params.values())).device
+    batch, masks = training.step_data(graph, recipe, data, point.epoch, point.datum, device)
     output, n = graph.trace.output.name, len(point.datum)
 
     def mean(params: Params, weights: Tensor) -> Tensor:

@@ -115,15 +115,16 @@ def look_at(move: Move, probes: Sequence[Probe], m: int, *, first: bool, last: b
         pulled=pulled,
         coupled={name: move.before[name] for name, share in shares.items() if share.coupled},
         memory={name: share.memory for name, share in shares.items() if first and share.memory is not None},
-        before=_numbers([float(probe.value(move.before)) for probe in probes]),
-        after=_numbers([float(probe.value(move.after)) if last else float("nan") for probe in probes]),
-        moved=_numbers(moved),
-        decay=_numbers(decay),
+        before=numbers([float(probe.value(move.before)) for probe in probes]),
+        after=numbers([float(probe.value(move.after)) if last else float("nan") for probe in probes]),
+        moved=numbers(moved),
+        decay=numbers(decay),
     )
 
 
-def _numbers(values: Sequence[float]) -> Float[Tensor, "P"]:
-    return torch.tensor(values, dtype=torch.float64)
+def numbers(values: Sequence[float | Tensor]) -> Float[Tensor, "P"]:
+    """Numbers, or tensors of one, in float64."""
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
 def _inner(a: Tensor, b: Tensor) -> float:
@@ -162,9 +163,18 @@ def carry(steps: Iterable[SeenStep], n_probes: int) -> Generator[int, None, Life
         lifetime=torch.stack(lifetime),
         present=torch.stack(present),
         decay=torch.stack(decay),
-        entering=_numbers(entering),
+        entering=numbers(entering),
         missed=values.diff(dim=0) - torch.stack(moved),
     )
+
+
+def outcome(walk: Generator[int, None, Lifetimes]) -> Lifetimes:
+    """What came of ``carry``, gone through to its end."""
+    while True:
+        try:
+            next(walk)
+        except StopIteration as end:
+            return end.value
 
 
 def _carry_probe(seen: SeenStep, i: int, R: Params) -> tuple[tuple[Tensor, Tensor, Tensor], Params]:

@@ -9,16 +9,19 @@ derivative by the weights, going back, say how far that is.
 """
 
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import checks, records, training, tree
+from devinterp_func import checks, records, tree
 from devinterp_func.credit._adjoint import Curvature, Point, ending, point_of, pull_step, require_curvature
+from devinterp_func.credit._carried import numbers
 from devinterp_func.credit._removals import datum_totals
 from devinterp_func.credit._retrain import Window
+from devinterp_func.credit._window_walk import window_backwards
 from devinterp_func.credit.probes import Probe
 from devinterp_func.graph import Graph
 from devinterp_func.optim import Covector, State
@@ -100,16 +103,13 @@ def influence(
     what = {**(about or {}), "walk": "influence", "probes": names, "curvature": curvature}
     training_of = run.graph, run.data, run.recipe
 
-    def look(move: Move) -> _Seen:
-        return _Seen(point_of(move), (move.after, move.state) if move.step + 1 == stop else None)
-
     def carry(seen: _Seen, carried: Params | None) -> tuple[Influences, Params]:
         back = None if carried is None else _unpack(carried, seen.point, len(probes))
         found, back = _back(training_of, probes, seen, back, curvature)
         return found, _pack(back)
 
     span: dict[str, Any] = {"start": start, "stop": stop, "block": block, "kept": kept, "scratch": scratch}
-    for step, _ in records.walk_back(run, folder, what, (), look, carry, Influences, **span):
+    for step, _ in records.walk_back(run, folder, what, (), partial(_look, stop), carry, Influences, **span):
         yield step
 
 
@@ -130,27 +130,16 @@ def window_influences(
     _check(probes, curvature)
     if window.stop <= window.start:
         raise ValueError(f"the window is of steps {window.start} to {window.stop}; it must have at least one")
-    firsts = range(window.start, window.stop, checks.integer("kept", kept))
-    starts: dict[int, tuple[Params, State]] = {window.start: (window.params, window.state)}
-    for move in _moves(window, window.start, firsts[-1], starts[window.start]):
-        if move.step + 1 in firsts:
-            starts[move.step + 1] = move.after, move.state
     training_of, rows, back = (window.graph, window.data, window.recipe), list[Influences](), None
-    for first in reversed(firsts):
-        seen = []
-        stop = min(first + kept, window.stop)
-        for move in _moves(window, first, stop, starts.pop(first)):
-            seen.append(_Seen(point_of(move), (move.after, move.state) if move.step + 1 == window.stop else None))
-        while seen:
-            row, back = _back(training_of, probes, seen.pop(), back, curvature)
-            rows.append(row)
+    for seen in window_backwards(window, partial(_look, window.stop), checks.integer("kept", kept)):
+        row, back = _back(training_of, probes, seen, back, curvature)
+        rows.append(row)
     return tree.stack(rows[::-1])
 
 
-def _moves(window: Window, start: int, stop: int, origin: tuple[Params, State]) -> Any:
-    params, state = origin
-    own = window.graph, params, window.data, window.recipe
-    return training.moves(*own, state=state, start=start, stop=stop) if start < stop else ()
+def _look(stop: int, move: Move) -> _Seen:
+    """What going back over a step of a span takes."""
+    return _Seen(point_of(move), (move.after, move.state) if move.step + 1 == stop else None)
 
 
 def _check(probes: Sequence[Probe], curvature: Curvature) -> None:
@@ -173,23 +162,19 @@ def _back(
         assert seen.end is not None
         params, state = seen.end
         pairs = [probe.value_and_grad(params) for probe in probes]
-        value = _numbers([value for value, _ in pairs])
-        end_norm = _numbers([tree.norm(gradient) for _, gradient in pairs])
+        value = numbers([value for value, _ in pairs])
+        end_norm = numbers([tree.norm(gradient) for _, gradient in pairs])
         back = [ending(gradient, state) for _, gradient in pairs]
     pulled = pull_step(*training_of, seen.point, back, curvature)
     found = Influences(
         step=torch.tensor(seen.point.step),
         datum=seen.point.datum.cpu(),
         influence=torch.stack([one.influence for one in pulled]).double().cpu(),
-        norm=_numbers([tree.norm(one.covector.weights) for one in pulled]),
+        norm=numbers([tree.norm(one.covector.weights) for one in pulled]),
         value=value,
         end_norm=end_norm,
     )
     return found, [one.covector for one in pulled]
-
-
-def _numbers(values: Sequence[Tensor]) -> Float[Tensor, "P"]:
-    return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
 # ---- derivatives as tensors by name

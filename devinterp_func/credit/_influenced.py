@@ -43,11 +43,6 @@ class InfluencedText(NamedTuple):
         return f"InfluencedText({self.effect}, datum {self.datum}: {float(self.influence.sum()):.4g})"
 
 
-def helping_sign(probe: str) -> Literal[1, -1]:
-    """1, or -1 of a loss: to help is to lower a loss, and to raise any other probe."""
-    return -1 if probe == "loss" else 1
-
-
 def most_influential(
     found: Influences, credit: Float[Tensor, "S n"], probe: int, sign: Literal[1, -1], most: int = 10
 ) -> list[InfluencedText]:

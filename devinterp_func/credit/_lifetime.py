@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from devinterp_func import checks, optim, records, units
-from devinterp_func.credit._carried import Lifetimes, SeenStep, carry, look_at, part_of
+from devinterp_func.credit._carried import Lifetimes, SeenStep, carry, look_at, outcome, part_of
 from devinterp_func.credit._ledger import check_nodes
 from devinterp_func.credit.probes import Probe
 from devinterp_func.per_example import form, take_data
@@ -104,12 +104,7 @@ def split_lifetimes(moves: Sequence[Move], probes: Sequence[Probe], m: int = 2) 
     if not moves or any(b.step != a.step + 1 for a, b in zip(moves, moves[1:], strict=False)):
         raise ValueError(f"the steps are {[move.step for move in moves]}; give at least one, each following the last")
     seen = [look_at(move, probes, m, first=move is moves[0], last=move is moves[-1]) for move in moves]
-    walk = carry(reversed(seen), len(probes))
-    while True:
-        try:
-            next(walk)
-        except StopIteration as end:
-            return end.value
+    return outcome(carry(reversed(seen), len(probes)))
 
 
 @torch.no_grad()

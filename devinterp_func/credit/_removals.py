@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,11 @@ class Distance(NamedTuple):
 
 
 # ---- what is chosen
+
+
+def helping_sign(probe: str) -> Literal[1, -1]:
+    """1, or -1 of a loss: to help is to lower a loss, and to raise any other probe."""
+    return -1 if probe == "loss" else 1
 
 
 def top_mask(scores: Float[Tensor, "S n"], share: float) -> Bool[Tensor, "S n"]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from devinterp_func import batches, checks, per_example, records, training, tree, units
 from devinterp_func.credit._ledger import split_change
+from devinterp_func.credit._removals import helping_sign
 from devinterp_func.credit.probes import Probe
 from devinterp_func.graph import Graph
 from devinterp_func.optim import State
@@ -90,7 +91,7 @@ class DatumAmounts(NamedTuple):
             more: other amounts, such as influences, by kind.
         """
         amounts = {"credit": self.credit, "marginal": self.marginal, "at_start": self.at_start, **more}
-        signs = [-1 if name == "loss" else 1 for name in names]
+        signs = [helping_sign(name) for name in names]
         scores = {
             f"{kind}, {name}": amounts[kind][:, i] * sign
             for kind in kinds

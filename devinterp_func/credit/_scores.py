@@ -14,19 +14,19 @@ their scores; of "norm" and "random", which know no probe, only the order means 
     random      uniform numbers
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from devinterp_func import checks, keys, per_example, training, units
-from devinterp_func.credit._carried import Lifetimes, SeenStep, carry, look_at
+from devinterp_func import checks, keys, per_example, units
+from devinterp_func.credit._carried import SeenStep, carry, look_at, outcome
 from devinterp_func.credit._influence import window_influences
 from devinterp_func.credit._ledger import check_nodes, mean_gradient
 from devinterp_func.credit._retrain import Window
+from devinterp_func.credit._window_walk import window_backwards, window_moves
 from devinterp_func.credit.probes import Probe
-from devinterp_func.optim import State
 from devinterp_func.training import Move
 from devinterp_func.tree import Params
 
@@ -113,10 +113,10 @@ def _replayed(
 ) -> dict[str, Float[Tensor, "P S n"]]:
     """The scores of single steps, and lifetimes: of one replay, which for lifetimes goes back block by block."""
     if "lifetime" not in names:
-        rows = [_row(move, probes, names, m) for move in _moves(window, window.stop, units.EVERY)]
+        rows = [_row(move, probes, names, m) for move in window_moves(window, window.stop, units.EVERY)]
         return {name: torch.stack([row[name] for row in rows], 1) for name in names}
     rows, singly = list[Row](), [name for name in names if name not in ("lifetime", "credit")]
-    lived = _exhaust(carry(_backwards(window, probes, singly, m, kept, rows), len(probes)))
+    lived = outcome(carry(_backwards(window, probes, singly, m, kept, rows), len(probes)))
     found = {name: torch.stack([row[name] for row in reversed(rows)], 1) for name in singly}
     whole, own = (x.sum(-1).movedim(1, 0) for x in (lived.lifetime, lived.present))
     return found | {"lifetime": whole, "credit": own}  # what was done in the own step is the credit
@@ -144,33 +144,12 @@ def _backwards(
     window: Window, probes: Sequence[Probe], names: Sequence[str], m: int, kept: int, rows: list[Row]
 ) -> Generator[SeenStep, None, None]:
     """What lifetimes need of the steps, the last first; the other scores of each go to ``rows``."""
-    firsts = range(window.start, window.stop, kept)
-    starts: dict[int, tuple[Params, State]] = {window.start: (window.params, window.state)}
-    for move in _moves(window, firsts[-1]):
-        if move.step + 1 in firsts:
-            starts[move.step + 1] = move.after, move.state
-    for first in reversed(firsts):
-        params, state = starts.pop(first)
-        block, seen = window._replace(params=params, state=state, start=first), list[SeenStep]()
-        found = list[Row]()
-        for move in _moves(block, min(first + kept, window.stop), units.EVERY):
-            ends = {"first": move.step == window.start, "last": move.step + 1 == window.stop}
-            seen.append(look_at(move, probes, m, **ends))
-            found.append(_row(move, probes, names, m))
-        rows += reversed(found)
-        while seen:
-            yield seen.pop()
 
+    def look(move: Move) -> tuple[SeenStep, Row]:
+        ends = {"first": move.step == window.start, "last": move.step + 1 == window.stop}
+        return look_at(move, probes, m, **ends), _row(move, probes, names, m)
 
-def _moves(window: Window, stop: int, captured: units.Patterns = ()) -> Iterator[Move]:
-    graph, params, state, data, recipe, start, _ = window
-    if start < stop:
-        yield from training.moves(graph, params, data, recipe, state=state, captured=captured, start=start, stop=stop)
-
-
-def _exhaust(walk: Generator[int, None, Lifetimes]) -> Lifetimes:
-    while True:
-        try:
-            next(walk)
-        except StopIteration as end:
-            return end.value
+    for seen, row in window_backwards(window, look, kept, units.EVERY):
+        rows.append(row)
+        yield seen
+        del seen  # a block's last step lets the block go

@@ -51,9 +51,7 @@ def together_values(
     params, memory = _repeated((dict(window.params), window.state.buffers), n)
     device, found = next(iter(window.params.values())).device, list[list[list[float]]]()
     for step, epoch, _, ids in training.order(recipe, n_data, start, start + wanted[-1]):
-        batch = tree.map(lambda x, ids=ids: x[ids].to(device), tuple(window.data))
-        masks = training.masks_of(graph, recipe, epoch, ids)
-        masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
+        batch, masks = training.step_data(graph, recipe, window.data, epoch, ids, device)
         lr, steps = training.learning_rate(recipe, n_data, step), window.state.steps + step - start
 
         def mean(params: Params, weights: Tensor, batch=batch, masks=masks) -> Tensor:  # type: ignore[no-untyped-def]

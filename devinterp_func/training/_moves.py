@@ -62,6 +62,15 @@ def masks_of(graph: Graph, recipe: Recipe, epoch: int, datum: Int[Tensor, "n"]) 
     return draw_masks(graph, [keys.fold_in(key, j) for j in datum.tolist()])
 
 
+def step_data(
+    graph: Graph, recipe: Recipe, data: Any, epoch: int, datum: Int[Tensor, "n"], device: torch.device
+) -> tuple[tuple[Any, ...], Masks | None]:
+    """Some data and their dropout masks in an epoch, on a device."""
+    masks = masks_of(graph, recipe, epoch, datum)
+    masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
+    return tree.map(lambda x: x[datum].to(device), tuple(data)), masks
+
+
 def moves(
     graph: Graph,
     params: Params,
@@ -112,9 +121,7 @@ def moves(
         kept = slice(None) if removed is None else ~removed[step - start]
         datum = ids[kept]
         seen = datum if len(datum) else ids[:1]  # a step whose gradient is 0 is made like any other
-        masks = masks_of(graph, recipe, epoch, seen)
-        masks = None if masks is None else {site: mask.to(device) for site, mask in masks.items()}
-        taken = tree.map(lambda x, seen=seen: x[seen].to(device), tuple(data))
+        taken, masks = step_data(graph, recipe, data, epoch, seen, device)
         scratch = for_fewer(graph, buffer, len(seen))
         counted = None if weights is None or not len(datum) else weights[step - start][kept].to(device)
         capture = per_example.capture(

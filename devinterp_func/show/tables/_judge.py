@@ -159,11 +159,18 @@ def judged_frame(judged: Iterable[Judged], key: JudgeKey, measured: str) -> pl.D
     """Judgements of ``credit.judge``, a row each."""
     rows = []
     for one in judged:
-        row = key.row(measured) | {"horizon": one.horizon, "score": one.score, "removals": one.rank.n}
-        for name, found in (("rank", one.rank), ("linear", one.linear), ("slope", one.slope), ("behind", one.behind)):
-            row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
-        rows.append(row)
+        own = {"horizon": one.horizon, "score": one.score, "removals": one.rank.n}
+        rows.append(key.row(measured) | own | estimates_row(one))
     return frame(JUDGED, rows)
+
+
+def estimates_row(one: Judged) -> dict[str, float]:
+    """A judgement's estimates, each with the ends of its interval, by column."""
+    row = dict[str, float]()
+    for name in ("rank", "linear", "slope", "behind"):
+        found = getattr(one, name)
+        row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
+    return row
 
 
 def judged_horizon_frame(
