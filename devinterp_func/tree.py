@@ -55,6 +55,15 @@ def norm(tree: Tree) -> Float[Tensor, ""]:
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(leaf) for leaf in leaves(tree)]))
 
 
+def wide(x: Tensor) -> Tensor:
+    """Floating-point numbers of 16 bits as float32, which holds all of them; anything else as it is.
+
+    >>> wide(torch.ones(2, dtype=torch.bfloat16)).dtype, wide(torch.ones(2, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def flat(tree: Tree) -> Params:
     """The leaves by dotted name: what a nested tree is called among flat ones.
 

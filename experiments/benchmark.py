@@ -23,13 +23,14 @@ from types import MappingProxyType
 from typing import Literal
 
 import benchmark_analysis
+import benchmark_parts
 import benchmark_rivals
 import benchmark_steps
 import benchmark_walks
 import stage
 import torch
 from benchmark_optimizers import NAMES, Name
-from benchmark_setup import Row, Setup, measure, peak_above, plain_step, stepped_by, toy_or_post
+from benchmark_setup import Row, Setup, Size, measure, peak_above, plain_step, stepped_by, toy_or_post
 from presets import Kind
 
 from devinterp_func import records
@@ -39,6 +40,21 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "goes back to the system (glibc's default)": {},
     "is kept by the allocator": {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**40)},
 }
+
+Part = Literal[
+    "all",
+    "pair",
+    "plain",
+    "recorded",
+    "optimizers",
+    "rivals",
+    "memory",
+    "walks",
+    "parts",
+    "shared",
+    "gpt2-small",
+    "analysis",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,8 @@ class Settings:
     """CPU threads."""
     device: str = "cpu"
     """cpu, or cuda."""
+    size: Size = "post"
+    """Of a part: the post's sizes, or those of GPT-2 small, 124 M parameters, on four texts of 256 tokens."""
     model: Kind = "post"
     """Of a part: the post's transformer, or one of Hugging Face's of its sizes."""
     optimizer: Name = "sgd"
@@ -61,10 +79,12 @@ class Settings:
     """Also measure what reads this run: tallies, ablation sweeps, bigram shifts, the ledger."""
     out: Path | None = None
     """Write the tables there (Markdown)."""
-    part: Literal["all", "pair", "plain", "recorded", "optimizers", "rivals", "memory", "walks", "analysis"] = "all"
+    part: Part = "all"
     """pair: seconds of the plain and the recorded step, of SGD's first; plain, recorded: how much memory it takes;
     optimizers: these as tables, for each optimizer; rivals: other ways; memory: record some steps and say how much
-    memory that took; walks: ledger and lifetimes of a few steps recorded for it; analysis: only what --run adds."""
+    memory that took; walks: ledger and lifetimes of a few steps recorded for it; parts: batches in micro-batches, and
+    shared by processes; shared: seconds of a step, under torchrun or not; gpt2-small: time and memory of the plain and
+    the recorded step of GPT-2 small, by --optimizer; analysis: only what --run adds."""
 
 
 def main(settings: Settings) -> None:
@@ -74,9 +94,11 @@ def main(settings: Settings) -> None:
     rounds = 1 if settings.toy else settings.rounds
     if settings.part == "analysis":
         return print("\n\n".join(analysis(settings)))
+    if settings.part == "gpt2-small":
+        return print("\n".join(gpt2_small_lines(settings)))
     if settings.part == "optimizers":
         return print("\n".join(optimizer_lines(settings)))
-    clipped_sgd = toy_or_post(settings.model, settings.toy, settings.device)
+    clipped_sgd = toy_or_post(settings.model, settings.toy, settings.device, settings.size)
     setup = stepped_by(settings.optimizer, clipped_sgd)
     match settings.part:
         case "memory":
@@ -88,6 +110,13 @@ def main(settings: Settings) -> None:
             return print(json.dumps(memory_of(setup, settings.part)))
         case "rivals":
             return print("\n".join(benchmark_rivals.rival_lines(setup, max(1, rounds // 3))))
+        case "shared":
+            seconds = benchmark_parts.shared(setup, 4 + 3 * rounds)
+            return print(json.dumps(seconds)) if int(os.environ.get("RANK", 0)) == 0 else None
+        case "parts":
+            few = max(1, rounds // 3)
+            lines = benchmark_parts.process_lines(command_of(settings, "shared", but=("threads",)), few)
+            return print("\n".join([*lines, "", *benchmark_parts.micro_batch_lines(setup, few)]))
         case "walks":
             return print("\n".join(benchmark_walks.walk_lines(setup, max(1, rounds // 3))))
     where = torch.cuda.get_device_name() if settings.device != "cpu" else f"CPU, {settings.threads} threads"
@@ -96,6 +125,7 @@ def main(settings: Settings) -> None:
     lines += [f"{setup.config}, {shape}.\n", *pair_lines(settings), "", *optimizer_lines(settings), ""]
     lines += benchmark_steps.stage_lines(setup, rounds)
     memory = myself(settings, "memory")
+    lines += ["", myself(settings, "parts")]
     lines += ["", f"A capture in a process of its own, with snapshots and evaluation: {memory}."]
     for kind in kinds():
         lines += ["", myself(dataclasses.replace(settings, model=kind), "rivals")]
@@ -156,6 +186,19 @@ def pair_lines(settings: Settings) -> list[str]:
     return [*lines, "", *spent]
 
 
+def gpt2_small_lines(settings: Settings) -> list[str]:
+    """The pair of GPT-2 small, and the memory of each in a process of its own."""
+    own = dataclasses.replace(settings, model="gpt2", size="small", rounds=max(1, settings.rounds // 4))
+    *_, (plain, recorded) = json.loads(myself(own, "pair"))
+    plain_gb, recorded_gb = (float(myself(own, part)) for part in ("plain", "recorded"))
+    return [
+        f"| GPT-2 small, {settings.optimizer}, batch 4, context 256 | plain nn.Module step | recorded step | ratio |",
+        "|---|---|---|---|",
+        f"| ms | {_times(plain, recorded)} |",
+        f"| GB at most | {plain_gb:.2f} | {recorded_gb:.2f} | **{recorded_gb / plain_gb:.2f}** |",
+    ]
+
+
 def optimizer_lines(settings: Settings) -> list[str]:
     """The pair for each optimizer, in a process with SGD's: what its recorded step takes more than SGD's."""
     lines = ["| optimizer | memory freed by a step | plain step by torch's own, ms | recorded step, ms "]
@@ -183,13 +226,18 @@ def _peaks(settings: Settings) -> str:
 
 def myself(settings: Settings, part: str, environment: Mapping[str, str] = MappingProxyType({})) -> str:
     """Another part of the benchmark in a process of its own."""
-    command = [sys.executable, __file__, "--part", part]
-    for name in ("threads", "rounds", "device", "model", "optimizer", "run"):
-        if (value := getattr(settings, name)) is not None:
-            command += [f"--{name}", str(value)]
-    command += ["--toy"] if settings.toy else []
+    command = [sys.executable, *command_of(settings, part)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
     return done.stdout.strip()
+
+
+def command_of(settings: Settings, part: str, but: Sequence[str] = ()) -> list[str]:
+    """This script and the options of a part."""
+    command = [__file__, "--part", part]
+    for name in ("threads", "rounds", "device", "size", "model", "optimizer", "run"):
+        if name not in but and (value := getattr(settings, name)) is not None:
+            command += [f"--{name}", str(value)]
+    return command + (["--toy"] if settings.toy else [])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import benchmark_optimizers
 import numpy as np
@@ -43,12 +43,15 @@ class Setup(NamedTuple):
     logits: torch.Tensor
 
 
-def setup_of(kind: Kind, config: Config, recipe: Recipe, recording: Recording, device: str) -> Setup:
+def setup_of(
+    kind: Kind, config: Config, recipe: Recipe, recording: Recording, device: str, bfloat16: bool = False
+) -> Setup:
     """Data, weights, graph and masks of one batch."""
     n = 40 * recipe.batch_size * recipe.context + 1
     stream = np.minimum(np.random.default_rng(0).zipf(1.3, n), config.vocab_size) - 1
     data = batches.chunk(torch.from_numpy(stream), recipe.context)
     model = model_of(kind, config, recipe.context)
+    model = models.autocast(model) if bfloat16 else model
     params = {name: w.to(device) for name, w in training.initial(model, recipe).items()}
     datum = torch.arange(recipe.batch_size)
     tokens, targets = (x[datum].to(device) for x in data)
@@ -62,9 +65,15 @@ def setup_of(kind: Kind, config: Config, recipe: Recipe, recording: Recording, d
     return Setup(*shared, data, graph, tracing, params, datum, tokens, targets, masks, logits)
 
 
-def toy_or_post(kind: Kind, toy: bool, device: str) -> Setup:
-    """The post's setting, or a small one."""
+Size = Literal["post", "small"]
+GPT2_SMALL = Config(50_257, d_model=768, n_heads=12, d_hidden=3072, n_layers=12, dropout=0.1)  # 124 M parameters
+
+
+def toy_or_post(kind: Kind, toy: bool, device: str, size: Size = "post") -> Setup:
+    """The post's setting, that of GPT-2 small on four texts of 256 tokens, or a small one."""
     config, recipe, recording = Config(28_782), Recipe(n_steps=200, epochs=5), Recording()
+    if size == "small":
+        config, recipe = GPT2_SMALL, dataclasses.replace(recipe, context=256, batch_size=4)
     if toy:
         config, recording = Config(500, d_model=16, n_heads=4, d_hidden=16, n_layers=2), Recording(k=10)
         recipe = Recipe(context=8, batch_size=4, n_steps=20)
@@ -116,18 +125,29 @@ def plain_module(setup: Setup, causal: bool = True) -> torch.nn.Module:
     """The same model as an ordinary module from tokens to logits; the post's also without its causal mask."""
     if setup.kind == "post":
         return Plain(setup.config, setup.recipe.context, causal).to(setup.device)
-    return Logits(setup.model.source).to(setup.device)
+    source = setup.model.source
+    return Logits(source.get("of", source)).to(setup.device)  # "of": what is under autocast
 
 
-def plain_step(setup: Setup) -> Row:
-    """Forward, backward, clipping and update of the plain module by torch's own optimizers."""
+def plain_step(setup: Setup, compiled: bool = False, bfloat16: bool = False) -> Row:
+    """Forward, backward, clipping and update of the plain module by torch's own optimizers.
+
+    Args:
+        setup: the batch, the model and how it is stepped.
+        compiled: its forward and backward pass by ``torch.compile``.
+        bfloat16: under ``torch.autocast``.
+    """
     model = plain_module(setup)
     optimizers = benchmark_optimizers.torch_optimizers(setup.recipe, named_as_units(model, setup))
+
+    forward: Any = torch.compile(model) if compiled else model
 
     def step() -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        cross_entropy(model, setup).backward()
+        with torch.autocast(torch.device(setup.device).type, torch.bfloat16, enabled=bfloat16):
+            loss = cross_entropy(forward, setup)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), setup.recipe.max_norm)
         for optimizer in optimizers:
             optimizer.step()

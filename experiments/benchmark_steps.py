@@ -133,11 +133,13 @@ def record_some(setup: Setup) -> str:
     return f"{peak_memory():.2f} GB at most, {share:.2%} of the time spent writing"
 
 
-def recorded(setup: Setup, run: Path, n_steps: int | None = None, every: int | None = None) -> Iterator[Progress]:
+def recorded(
+    setup: Setup, run: Path, n_steps: int | None = None, every: int | None = None, **how: Any
+) -> Iterator[Progress]:
     """Trains on text of Zipf's law into a run directory, ``n_steps`` with a snapshot every so many."""
     stream = setup.data.tokens.flatten()
     words = ("<unk>", *(f"w{i}" for i in range(1, setup.config.vocab_size)))
     corpus = text.Corpus("zipf", text.Vocab(words), stream, stream[:2000], stream[:2000])
     recipe = setup.recipe if n_steps is None else dataclasses.replace(setup.recipe, n_steps=n_steps)
     recording = setup.recording if every is None else dataclasses.replace(setup.recording, snapshot_every=every)
-    return records.record(run, corpus, setup.model, recipe, recording, device=setup.device)
+    return records.record(run, corpus, setup.model, recipe, recording, device=setup.device, **how)

@@ -70,7 +70,7 @@ def main(settings: Settings) -> Path:
     looked_at = keys.permutation(len(data.tokens), key=keys.fold_in(key, "predicted"))[: settings.predicted]
     seen, predicted = looked_at[: settings.seen], torch.full_like(data.tokens, V)  # V: not looked up
     for part in terminal.watched(looked_at.split(500), -(-len(looked_at) // 500), "the model's predictions"):
-        predicted[part] = neurons.predictions(graph, params, (data.tokens[part],))
+        predicted[part] = neurons.predictions(graph, params, (data.tokens[part],)).cpu()
     there = neurons.tally(run.shards(), Data(data.tokens, predicted), run.shapes, V + 1).target[:, :V]
     grown = {name: results.read_arrays(folder, file, "norms.py") for name, file in NORMS.items()} if norms else {}
     held_out = run.split("valid").tokens

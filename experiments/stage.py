@@ -170,7 +170,8 @@ def run(main: Callable[[Any], object], settings: type, doc: str | None) -> None:
 def fail(message: str, status: int = 2) -> NoReturn:
     """Ends the script with one line on the error stream."""
     console = terminal.console(error=True)
-    console.print("error: ", style="bold red", end="")
+    which = f" in rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    console.print(f"error{which}: ", style="bold red", end="")
     terminal.say(message, console)
     sys.exit(status)
 

@@ -6,16 +6,29 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import shape_checks
 import torch
 from hypothesis import settings
 
-from devinterp_func import text
+shape_checks.install()  # before anything is imported that is checked
+
+import once  # noqa: E402
+
+from devinterp_func import text  # noqa: E402
 
 torch.set_num_threads(1)  # what is tested is small: two processes of one thread each are faster than one of two
 
 # How long an example takes says more of the machine than of the law; where CI is set, the same are tried each time.
 settings.register_profile("laws", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("laws")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def worked_out_once() -> Iterator[None]:
+    """What follows from the same arguments again: graphs of runs, and planted texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        once.patch(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

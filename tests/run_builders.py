@@ -57,7 +57,9 @@ def step_record(
     lr, clip, grad_norm = numbers
     data, losses = bits((n,), torch.int64, rng), bits((n,), loss, rng)
     split = Sizes(bits((units, 3), torch.float32, rng), bits((units, 3), torch.float32, rng))
-    return StepRecord(step, step // 4, step % 4, lr, clip, grad_norm, data, losses, split, found, stored)
+    missed, bound = bits((2, units), torch.float32, rng)
+    made = (lr, clip, grad_norm, data, losses, split, missed, bound, found, stored)
+    return StepRecord(step, step // 4, step % 4, *made)
 
 
 def step_records(start, stop, **settings):
@@ -102,7 +104,8 @@ def contents(run):
     found: dict[str, bytes] = {}
     for path in sorted(Path(run).rglob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            found |= {f"{path.relative_to(run)}:{k}": file.get_tensor(k).numpy().tobytes() for k in file.keys()}
+            tensors = {f"{path.relative_to(run)}:{k}": file.get_tensor(k) for k in file.keys()}
+            found |= {name: x.reshape(-1).view(torch.uint8).numpy().tobytes() for name, x in tensors.items()}
     return found
 
 

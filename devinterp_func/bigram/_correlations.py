@@ -52,7 +52,8 @@ class Correlation(NamedTuple):
 
 def centre(x: Matrix, weight: Int[Tensor, "V"]) -> Matrix:
     """Rows less their mean, in which row i counts ``weight[i]`` times."""
-    return x - ((weight.double() / weight.sum()) @ x.double()).to(x.dtype)
+    share = (weight.double() / weight.sum()).to(x.device)
+    return x - (share @ x.double()).to(x.dtype)
 
 
 @torch.no_grad()
@@ -129,7 +130,8 @@ def correlations(
     """
     W_U, W_E = decoder_matrices(graph, params)
     bias = require_head(graph).bias
-    mean_E = (counts.first.to(W_E.dtype) / counts.first.sum()) @ W_E
+    share = (counts.first.to(W_E.dtype) / counts.first.sum()).to(W_E.device)
+    mean_E = (share[None] @ W_E)[0]
     measures = {"unembedding bias": params[bias]} if bias is not None else {}
     measures |= {
         "mean logit": mean_logit(graph, params, tokens),
@@ -148,13 +150,13 @@ def fit_pairs(
 ) -> Fit:
     """Entries ⟨U_output, E_input⟩ against y, and the same for ``shuffled_pairs``."""
     shuffles = [shuffled_pairs(pairs, key=keys.fold_in(key, draw)) for draw in range(draws)]
-    return _fit(entries(*pairs, U, E), [entries(*shuffled, U, E) for shuffled in shuffles], y)
+    return _fit(entries(*pairs, U, E).cpu(), [entries(*shuffled, U, E).cpu() for shuffled in shuffles], y)
 
 
 def fit_tokens(x: Float[Tensor, "V"], n: Int[Tensor, "V"], *, key: keys.Key | int, draws: int = 10) -> Fit:
     """A number of each token against log n, over the tokens that occur; the control shuffles tokens."""
     occurs = n > 0
-    x = x[occurs].double()
+    x = x.cpu()[occurs].double()
     shuffles = [x[keys.permutation(len(x), key=keys.fold_in(key, draw))] for draw in range(draws)]
     return _fit(x, shuffles, n[occurs].double().log())
 

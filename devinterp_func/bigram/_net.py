@@ -45,10 +45,10 @@ def net_changes(
         if ranked == RANKED[-1]:
             pairs = seen_pairs(counts, least)
             change = entries(*pairs, new_U, new_E) - entries(*pairs, U, E)
-            pairs = pairs.take(change.abs().argsort(descending=True, stable=True))
+            pairs = pairs.take(change.abs().argsort(descending=True, stable=True).cpu())
         else:
             top = top_shifts(U, E, new_U - U, new_E - E, k=min(40 * most, len(U) ** 2))
-            pairs = Pairs(top.output, top.input)
+            pairs = Pairs(top.output.cpu(), top.input.cpu())
         pairs = pairs.take(torch.tensor(spaced(pairs, most, each), dtype=torch.int64))
         columns = (*pairs, entries(*pairs, U, E), entries(*pairs, new_U, new_E))
         for row in zip(*(column.tolist() for column in columns), strict=True):

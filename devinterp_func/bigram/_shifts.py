@@ -234,7 +234,7 @@ def telescope(shifts: Shifts, step: int, entry: Float[Tensor, "q"]) -> float:
     first = int(shifts.step[0])
     if not first <= step <= first + len(shifts.step):
         raise ValueError(f"step {step} is not in the walk over steps {first} to {int(shifts.step[-1])}")
-    return float((entry - shifts.entry[0] - shifts.change[: step - first].sum(0)).abs().amax())
+    return float((entry.cpu() - shifts.entry[0] - shifts.change[: step - first].sum(0)).abs().amax())
 
 
 def _require_same_pairs(folder: RunPath, what: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from devinterp_func import optim
 from devinterp_func.bigram._decoder import Matrix, PairRows, check_is, check_matrices, check_pairs
 from devinterp_func.optim import Split
 from devinterp_func.per_example import Factor, Lookup, Outer, Scaled, Sum, form
+from devinterp_func.tree import wide
 
 DatumRows = Float[Tensor, "n p d"]  # of n data, at p pairs
 Gain = float | optim.Rooted | optim.Matrix
@@ -132,9 +133,9 @@ def datum_rows(factor: Factor, ids: Int[Tensor, "p"]) -> DatumRows:
     """
     match factor:
         case Outer(inputs, signals):
-            return torch.einsum("ncp,ncd->npd", signals[..., ids], inputs)
+            return torch.einsum("ncp,ncd->npd", wide(signals[..., ids]), wide(inputs))
         case Lookup(tokens, signals, _):
-            return torch.einsum("ncp,ncd->npd", (tokens[..., None] == ids).to(signals.dtype), signals)
+            return torch.einsum("ncp,ncd->npd", (tokens[..., None] == ids).to(wide(signals).dtype), wide(signals))
         case Scaled(outer, gain):
             return datum_rows(outer, ids) * gain[ids]
         case Sum(parts):

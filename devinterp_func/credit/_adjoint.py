@@ -6,8 +6,10 @@ back through the optimizer and its clipping to y, the derivative by g; then one 
 
     influence[j] = ⟨∇ℓ_j(w), y⟩ / n        λ_w ← λ_w + H y        H the Hessian of the batch's mean loss at w
 
-``pull_step_by_definition`` is the ``vjp``. (Maclaurin, Duvenaud and Adams 2015, *Gradient-based hyperparameter
-optimization through reversible learning*; Ilyas and Engstrom 2025, *MAGIC: near-optimal data attribution*.)
+``pull_step_by_definition`` is the ``vjp``. Of a model of ``models.autocast`` the losses are the unrounded ones, at the
+weights and with the clipping of the run as it was made: rounding has no derivative. (Maclaurin, Duvenaud and Adams
+2015, *Gradient-based hyperparameter optimization through reversible learning*; Ilyas and Engstrom 2025, *MAGIC:
+near-optimal data attribution*.)
 """
 
 from collections.abc import Sequence
@@ -90,7 +92,7 @@ def pull_step(
         )
     optimizer, given = recipe.optimizer, (point.params, point.grads, point.state)
     pairs = [optimizer.pull(*given, own, point.lr, recipe.max_norm) for own in back]
-    device = next(iter(point.params.values())).device
+    graph, device = graphs.unrounded(graph), next(iter(point.params.values())).device
     batch, masks = training.step_data(graph, recipe, data, point.epoch, point.datum, device)
     directions = [by_gradient for _, by_gradient in pairs]
     turned = per_example.tangents(graph, point.params, *batch, directions=directions, masks=masks)
@@ -124,7 +126,7 @@ def pull_step_by_definition(
     Influences are by datum, without positions: C = 1. Twice as slow and several times larger; obviously right.
     """
     checks.gradients_allowed()
-    device = next(iter(point.params.values())).device
+    graph, device = graphs.unrounded(graph), next(iter(point.params.values())).device
     batch, masks = training.step_data(graph, recipe, data, point.epoch, point.datum, device)
     output, n = graph.trace.output.name, len(point.datum)
 

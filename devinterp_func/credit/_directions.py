@@ -20,7 +20,7 @@ from torch import Tensor
 
 from devinterp_func import checks, keys, per_example
 from devinterp_func.credit._by_token import TokenAmounts, add_by_token
-from devinterp_func.credit._matrices import Products, outers
+from devinterp_func.credit._matrices import Products, outers, plain
 from devinterp_func.per_example import Factor, Scaled
 from devinterp_func.records import Run
 from devinterp_func.tree import Params
@@ -169,7 +169,9 @@ def _pair_amounts(
     if isinstance(products, Scaled):  # a gain mixes the two sides: a matrix product for each pair
         pairs = zip(output, input, strict=True)
         return torch.stack([per_example.amounts({"": torch.outer(u, v)}, {"": products}) for u, v in pairs], -1)
-    return (products.signals @ output.T) * (products.inputs @ input.T)
+    inputs, signals, _ = plain(products)
+    output, input = output.to(signals.device), input.to(signals.device)
+    return (signals @ output.T) * (inputs @ input.T)
 
 
 # ---- can it be read?

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from devinterp_func.graph import Graph
-from devinterp_func.per_example import Factor, Outer, Scaled, Sum, n_positions
+from devinterp_func.per_example import Factor, Outer, Scaled, Sum, n_positions, widened
 
 Products = Outer | Scaled
 """Outer products of one use of a matrix; with a gain for each entry after a step of an optimizer that gives one."""
@@ -34,8 +34,8 @@ def outers(factor: Factor) -> tuple[Products, ...]:
 
 
 def plain(products: Products) -> Outer:
-    """The outer products without the gain of their entries."""
-    return products.factor if isinstance(products, Scaled) else products
+    """The outer products without the gain of their entries; of 16 bits as float32."""
+    return widened(products.factor if isinstance(products, Scaled) else products)
 
 
 def pulled(weight: Float[Tensor, "o i"], products: Products) -> Float[Tensor, "o i"]:

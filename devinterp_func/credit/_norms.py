@@ -161,7 +161,7 @@ def init_norms(move: Move, axis: Axis, vocab_size: int, context: int) -> NormGro
     everyone = neurons.every({unit: tuple(weight.shape) for unit, weight in weights.items()}, axis)
     before = _squares(weights, axis)
     target, input, linear = (before.new_zeros(vocab_size, len(everyone)) for _ in range(3))
-    counts = torch.zeros(vocab_size, dtype=torch.int64)
+    counts = torch.zeros(vocab_size, dtype=torch.int64, device=before.device)
     nothing = torch.zeros_like(before)
     return NormGrowth(everyone, target, input, linear, counts, nothing, nothing, nothing, before, before)
 
@@ -181,12 +181,13 @@ def add_norms(growth: NormGrowth, move: Move, tokens: Int[Tensor, "n C"], target
     credit, linear = (x.double().flatten(0, 1) for x in norm_terms(move, axis, context))
     if credit.shape[1] != len(growth.neurons):
         raise ValueError(f"the growth is of {len(growth.neurons)} neurons, but step {move.step} has {credit.shape[1]}")
-    growth.target.index_add_(0, targets.flatten(), credit)
-    growth.input.index_add_(0, tokens.flatten(), credit)
-    growth.linear.index_add_(0, targets.flatten(), linear)
+    output, read = (ids.flatten().to(credit.device) for ids in (targets, tokens))
+    growth.target.index_add_(0, output, credit)
+    growth.input.index_add_(0, read, credit)
+    growth.linear.index_add_(0, output, linear)
     remainder, past, decay = _rest(move, axis, context)
     return growth._replace(
-        positions=growth.positions + torch.bincount(targets.flatten(), minlength=V),
+        positions=growth.positions + torch.bincount(output, minlength=V),
         remainder=growth.remainder + remainder,
         past=growth.past + past,
         decay=growth.decay + decay,

@@ -38,8 +38,8 @@ def together_values(
         float64.
 
     Raises:
-        ValueError: a horizon is not within the window, horizons are not in rising order, or ``removed`` is not of the
-            window's steps.
+        ValueError: a horizon is not within the window, horizons are not in rising order, ``removed`` is not of the
+            window's steps, or the training rounds to bfloat16.
     """
     graph, start, recipe = window.graph, window.start, window.recipe
     if tuple(horizons) != (wanted := require_horizons(window, horizons)):
@@ -47,6 +47,11 @@ def together_values(
     if removed.shape[1:] != (shape := (window.stop - start, recipe.batch_size)):
         raise ValueError(f"removed is {tuple(removed.shape)}; of the {window} it must be (D, {shape[0]}, {shape[1]})")
     checks.gradients_allowed()
+    if graph.rounded:
+        raise ValueError(
+            "the window's training rounds to bfloat16, and differently where retrainings go together; credit.retrain "
+            "makes one after the other, with the training's own roundings"
+        )
     n, n_data, output = len(removed), batches.n_data(window.data), graph.trace.output.name
     params, memory = _repeated((dict(window.params), window.state.buffers), n)
     device, found = next(iter(window.params.values())).device, list[list[list[float]]]()

@@ -2,7 +2,8 @@
 
 A probe is a pure function of the parameters, differentiable, with a scalar value. ``of`` makes one of any such
 function; the others here are made by it, except ``loss``, whose gradient takes the fast way of
-``per_example.capture``. None of them applies dropout.
+``per_example.capture``. None of them applies dropout. Of a model of ``models.autocast`` they are numbers of its
+unrounded loss: one step changes a number by less than bfloat16 can tell.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch.func import grad_and_value
 
 from devinterp_func import checks, neurons, per_example
 from devinterp_func.credit.patterns import Pattern, asked_queries
-from devinterp_func.graph import Graph, at, decode, require_head, run, streams
+from devinterp_func.graph import Graph, at, decode, require_head, run, streams, unrounded
 from devinterp_func.neurons import Neuron
 from devinterp_func.tree import Params
 
@@ -66,6 +67,7 @@ def loss(
         name: of the probe.
         buffer: scratch of ``per_example.capture``: it spares an allocation at every call.
     """
+    graph = unrounded(graph)
 
     def value_and_grad(params: Params) -> tuple[Tensor, Params]:
         captured = per_example.capture(graph, params, *batch, buffer=buffer)
@@ -90,7 +92,7 @@ def log_probability(graph: Graph, prompt: Int[Tensor, "*m C"], token: int) -> Pr
     """
     _check_token(graph, token)
     prompts = prompt.reshape(-1, prompt.shape[-1])
-    own = _graph_of_prompts(graph, prompts)
+    own = _graph_of_prompts(unrounded(graph), prompts)
     node = require_head(own).stream.name
 
     def function(params: Params) -> Tensor:
@@ -116,6 +118,7 @@ def effect(graph: Graph, neuron: Neuron, token: int, batch: tuple[Any, ...]) -> 
         ValueError: the loss has no head, or the token is not in the vocabulary.
     """
     _check_token(graph, token)
+    graph = unrounded(graph)
     rows, axis = require_head(graph).weight, 1 if neuron.axis == "in" else 0
 
     def mean(params: Params) -> Tensor:
@@ -173,6 +176,7 @@ def attention(graph: Graph, batch: tuple[Any, ...], pattern: Pattern, layer: int
     Raises:
         ValueError: no such layer or head, or no key is marked.
     """
+    graph = unrounded(graph)
     _check_number("layer", layer, len(graph.attention))
     node = graph.attention[layer]
     shape = next(x.meta["val"].shape for x in graph.trace.nodes if x.name == node)

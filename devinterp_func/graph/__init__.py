@@ -16,7 +16,7 @@ from devinterp_func.graph._batches import (
     resume_needs,
     streams,
 )
-from devinterp_func.graph._given import Masks, at, check_batch, check_masks, draw_masks
+from devinterp_func.graph._given import Masks, at, check_batch, check_masks, draw_masks, unrounded
 from devinterp_func.graph._graph import Graph, Site, choose, fingerprint, in_order, of, require_head
 from devinterp_func.graph._head import Head
 from devinterp_func.graph._interpret import run_example
@@ -24,6 +24,7 @@ from devinterp_func.graph._operations import Operation, Side, operation
 from devinterp_func.graph._paths import Norm, below_head, final_norm, has_operation, hidden_maps, largest, writes_stream
 from devinterp_func.graph._probed import Probed, run_probed, run_tail
 from devinterp_func.graph._run import run
+from devinterp_func.graph._sizes import value_bytes
 from devinterp_func.graph._trace import Loss
 from devinterp_func.graph._use import Use
 
@@ -71,5 +72,7 @@ __all__ = [
     "run_probed",
     "run_tail",
     "streams",
+    "unrounded",
+    "value_bytes",
     "writes_stream",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.func import vmap
 
 from devinterp_func import tree
-from devinterp_func.graph._given import check_batch, require_leaves
+from devinterp_func.graph._given import check_batch, device_of, require_leaves
 from devinterp_func.graph._graph import Graph, names, require_head
 from devinterp_func.graph._interpret import after, inputs_of, run_one, steps_to
 from devinterp_func.graph._operations import Side, operation
@@ -89,13 +89,17 @@ def forward(
         (some,) = forward(graph, params, tuple(x.new_zeros(1, *x.shape[1:]) for x in leaves), watch=watch, keep=keep)
         yield Pass(slice(0, 0), *tree.map(lambda x: x if x is None else x[:0], some[1:]))
         return
-    in_dims = (0, None if values is None else 0)
+    in_dims, device = (0, None if values is None else 0), device_of(params)
     size = max(1, POSITIONS // n_positions(graph))
     for rows in by_size(len(leaves[0]), size) if blocks is None else blocks:
-        own = None if values is None else values[rows]
-        found = dict(zip(wanted, vmap(one, in_dims)([leaf[rows] for leaf in leaves], own), strict=True))
+        own = None if values is None else values[rows].to(device)
+        block = [leaf[rows].to(device) for leaf in leaves]
+        found = dict(zip(wanted, vmap(one, in_dims)(block, own), strict=True))
         stream = None if head is None else head_rows(graph, found[head.stream])
-        seen = {unit: (own.read(found[own.x]), own.write(found[own.node])) for unit, own in operations.items()}
+        seen = {
+            unit: (tree.wide(own.read(found[own.x])), tree.wide(own.write(found[own.node])))
+            for unit, own in operations.items()
+        }
         yield Pass(rows, stream, seen, {name: found[every[name]] for name in keep})
 
 
@@ -109,9 +113,9 @@ def n_positions(graph: Graph) -> int:
 
 
 def head_rows(graph: Graph, stream: Tensor) -> Float[Tensor, "b C d"]:
-    """What the head reads at its positions, in their order."""
+    """What the head reads at its positions, in their order; numbers of 16 bits as float32."""
     head = require_head(graph)
-    flat = stream.reshape(len(stream), -1, head.width)
+    flat = tree.wide(stream).reshape(len(stream), -1, head.width)
     return flat if head.rows is None else flat[:, head.rows.to(flat.device)]
 
 
@@ -126,8 +130,9 @@ def streams(graph: Graph, params: Params, batch: tuple[Any, ...]) -> Float[Tenso
 
 
 def decode(graph: Graph, params: Params, stream: Float[Tensor, "m d"]) -> Float[Tensor, "m V"]:
-    """Logits of the stream at m positions, all V at once."""
+    """Logits of the stream at m positions, all V at once, in the parameters' precision whatever the model rounds."""
     head = require_head(graph)
+    stream = stream.to(params[head.weight].dtype)
     weight = params[head.weight].T
     return stream @ weight if head.bias is None else torch.addmm(params[head.bias], stream, weight)
 
@@ -147,7 +152,7 @@ def attention_patterns(graph: Graph, params: Params, batch: tuple[Any, ...]) -> 
     parts = []
     for rows in blocks:
         found = run(graph, params, tuple(leaf[rows] for leaf in leaves), graph.attention)
-        each = [x.reshape(len(x), prod(x.shape[1:-2]), *x.shape[-2:]) for x in found.values()]
+        each = [tree.wide(x).reshape(len(x), prod(x.shape[1:-2]), *x.shape[-2:]) for x in found.values()]
         if len({x.shape for x in each}) > 1:
             raise ValueError(f"the attentions have different shapes: {[tuple(x.shape[1:]) for x in each]}")
         parts.append(torch.stack(each, dim=1))
@@ -193,7 +198,8 @@ def resume(
         values = inputs_of(graph, params, ()) | {own.node: y} | dict(zip(needs, given, strict=True))
         return run_one(graph, steps, values, None)[stream]
 
-    found = vmap(rest)(own.restore(output), [known[x.name][datum] for x in needs])
+    restored = own.restore(output).to(own.use.dtype)
+    found = vmap(rest)(restored, [known[x.name][datum] for x in needs])
     return head_rows(graph, found)
 
 

@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 from devinterp_func import checks, keys
 from devinterp_func.graph._graph import Graph, leaf_of, of
 from devinterp_func.graph._interpret import Step
+from devinterp_func.graph._trace import Loss
+from devinterp_func.tree import Params
 
 Masks = dict[str, Bool[Tensor, "..."]]
 
@@ -45,6 +47,11 @@ def check_batch(graph: Graph, batch: tuple[Any, ...]) -> list[Tensor]:
             own = leaves[place] if ignored is None else leaves[place][leaves[place] != ignored]
             checks.token_ids(_leaf_name(batch, place, name), own, size)
     return leaves
+
+
+def device_of(params: Params) -> torch.device:
+    """Where the parameters are, and so where data go before anything is done with them."""
+    return next(iter(params.values())).device
 
 
 def _leaf_name(batch: tuple[Any, ...], i: int, name: str) -> str:
@@ -97,10 +104,10 @@ def draw_masks(graph: Graph, each: Sequence[keys.Key | int]) -> Masks | None:
 
 
 @lru_cache(maxsize=32)
-def _traced(graph: Graph, example: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> Graph:
-    device = next(iter(graph.trace.constants.values())).device if graph.trace.constants else torch.device("cpu")
+def _traced(graph: Graph, loss: Loss, example: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> Graph:
+    device = next(iter(graph.trace.params)).meta["val"].device
     params = {name: torch.zeros(shape, dtype=graph.dtypes[name], device=device) for name, shape in graph.shapes.items()}
-    return of(graph.loss, params, *(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in example))
+    return of(loss, params, *(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in example))
 
 
 def at(graph: Graph, *example: Tensor) -> Graph:
@@ -111,4 +118,24 @@ def at(graph: Graph, *example: Tensor) -> Graph:
         example: one training example.
     """
     kinds = tuple((tuple(leaf.shape), leaf.dtype) for leaf in example)
-    return graph if kinds == graph.example else _traced(graph, kinds)
+    return graph if kinds == graph.example else _traced(graph, graph.loss, kinds)
+
+
+def unrounded(graph: Graph) -> Graph:
+    """The graph of the same loss in its parameters' precision; the same graph where it is in that already.
+
+    Args:
+        graph: of the loss of a model of ``models.autocast``; its example is a flat tuple of tensors.
+
+    Raises:
+        ValueError: the loss rounds, and does not say what it rounds.
+    """
+    if not graph.rounded:
+        return graph
+    loss = getattr(graph.loss, "unrounded", None)
+    if loss is None:
+        raise ValueError(
+            f"this loss is computed in {', '.join(sorted({str(x) for x in graph.rounded.values()}))} by its own doing; "
+            "models.autocast says so from outside, and can be undone: make the model with it"
+        )
+    return _traced(graph, loss, graph.example)

@@ -52,6 +52,15 @@ class Graph:
         return [name for name in self.shapes if name not in used]
 
     @property
+    def rounded(self) -> dict[str, torch.dtype]:
+        """Units that are used in less than their own precision, and in which: what a model of autocast has."""
+        return {
+            use.unit: use.dtype
+            for use in self.uses
+            if torch.finfo(use.dtype).eps > torch.finfo(self.dtypes[use.unit]).eps
+        }
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the head's weight: words, or classes."""
         return require_head(self).n_classes
@@ -196,7 +205,8 @@ def describe(graph: Graph) -> str:
     """The graph in a screen: operations, units with their kind of factor, what is dense and what it costs."""
     kinds: dict[str, list[str]] = {}
     for use in graph.uses:
-        kinds.setdefault(use.unit, []).append(use.kind)
+        own = "" if use.dtype == graph.dtypes[use.unit] else f" in {str(use.dtype).removeprefix('torch.')}"
+        kinds.setdefault(use.unit, []).append(use.kind + own)
     size = sum(prod(shape) for shape in graph.shapes.values())
     lines = [
         f"Graph: {len(graph.trace.nodes)} operations, {len(graph.shapes)} units of {size:,} parameters, "

@@ -16,6 +16,7 @@ THROUGH = (  # between logits and cross entropy: what only chooses or rearranges
     *(A.squeeze.dim, A.squeeze.default, A.squeeze.dims, A.unsqueeze.default, A.flatten.using_ints, A.clone.default),
     *(A.contiguous.default, A.index_select.default, A.transpose.int, A.permute.default),
 )
+CASTS = (A._to_copy.default, A.to.dtype)
 REDUCTIONS: dict[int, Literal["none", "mean", "sum"]] = {0: "none", 1: "mean", 2: "sum"}
 
 
@@ -25,7 +26,7 @@ class Head(NamedTuple):
     weight: str
     bias: str | None
     uses: tuple[Use, ...]  # of weight and bias
-    stream: fx.Node  # what the linear map reads
+    stream: fx.Node  # what the linear map reads, before it is cast to ``dtype``
     map: fx.Node  # the linear map
     loss: fx.Node  # the cross entropy
     targets: fx.Node
@@ -34,6 +35,7 @@ class Head(NamedTuple):
     ignored: int  # the target that counts for nothing
     n_classes: int
     width: int
+    dtype: torch.dtype  # in which the linear map works; what follows it is in no shorter one
 
     def __repr__(self) -> str:
         return f"cross entropy of {self.weight} ({self.n_classes:,} classes of {self.width} numbers) in {self.map.name}"
@@ -46,7 +48,7 @@ def find_head(trace: Trace, uses: tuple[Use, ...]) -> Head | None:
         return None
     (entropy,) = entropies
     node, chain = entropy.args[0], list[fx.Node]()
-    while isinstance(node, fx.Node) and node.target in THROUGH and len(node.users) == 1:
+    while isinstance(node, fx.Node) and (node.target in THROUGH or _widens(node)) and len(node.users) == 1:
         chain.append(node)
         node = node.args[0]
     own = [use for use in uses if use.node is node]
@@ -69,7 +71,7 @@ def find_head(trace: Trace, uses: tuple[Use, ...]) -> Head | None:
         weight.unit,
         biases[0].unit if biases else None,
         tuple(own),
-        weight.x,
+        _uncast(weight.x),
         node,
         entropy,
         targets,
@@ -78,7 +80,27 @@ def find_head(trace: Trace, uses: tuple[Use, ...]) -> Head | None:
         int(entropy.args[4]) if len(entropy.args) > 4 else -100,  # type: ignore[arg-type]
         classes,
         width,
+        weight.dtype,
     )
+
+
+def _widens(node: fx.Node) -> bool:
+    """Whether a node casts to a dtype that holds all of what it reads."""
+    if node.target not in CASTS:
+        return False
+    source: Any = node.args[0]
+    to: torch.dtype = node.meta["val"].dtype
+    return to.is_floating_point and torch.promote_types(source.meta["val"].dtype, to) == to
+
+
+def _uncast(node: fx.Node) -> fx.Node:
+    """What a node is a rounding of; itself, if of nothing."""
+    while node.target in CASTS and not _widens(node):
+        source: Any = node.args[0]
+        if not source.meta["val"].is_floating_point():
+            break
+        node = source
+    return node
 
 
 def _plain(node: fx.Node) -> bool:
@@ -111,7 +133,8 @@ def _rows(linear: fx.Node, chain: list[fx.Node], classes: int) -> Int64[Tensor, 
     for node in reversed(chain):
         if any(x not in values for x in node.all_input_nodes):
             raise ValueError
-        values = {**values, node: call(node, values)}
+        made = values[node.args[0]] if node.target in CASTS else call(node, values)  # type: ignore[index]
+        values = {**values, node: made}
     last = values[chain[0]] if chain else numbers
     last = last if last.ndim > 1 else last[None]
     if last.ndim > 2:

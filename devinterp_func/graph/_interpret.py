@@ -12,7 +12,7 @@ from devinterp_func.graph._elementwise import NORMS
 from devinterp_func.graph._graph import Graph
 from devinterp_func.graph._refusals import DROPOUTS
 from devinterp_func.graph._trace import call
-from devinterp_func.tree import Params
+from devinterp_func.tree import Params, wide
 
 A = torch.ops.aten
 NO_PADDING = -1  # of an embedding
@@ -126,12 +126,13 @@ def _norm(node: fx.Node, values: Mapping[fx.Node, Any], standard: Callable[[fx.N
     at, bias_at, first = NORMS[node.target]
     weight, bias = (node.args[i] if 0 <= i < len(node.args) else None for i in (at, bias_at))
     plain = [None if i in (at, bias_at) else arg for i, arg in enumerate(node.args)]
-    args, kwargs = fx.node.map_arg((plain, node.kwargs), lambda x: values[x])
+    args, kwargs = fx.node.map_arg((plain, node.kwargs), lambda x: wide(values[x]))
     y: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
     standard(node, y)
     if weight is not None:
         y = y * _aligned(values[weight], y.ndim, first)  # type: ignore[index]
-    return y if bias is None else y + _aligned(values[bias], y.ndim, first)  # type: ignore[index]
+    y = y if bias is None else y + _aligned(values[bias], y.ndim, first)  # type: ignore[index]
+    return y.to(node.meta["val"].dtype)  # rounded once, as the norm as one operation does
 
 
 def _aligned(parameter: Tensor, dims: int, first: int | None) -> Tensor:

@@ -128,4 +128,4 @@ def _put(y: Tensor, lay: Callable[[Tensor], Tensor], index: int, values: Float[T
     mask = torch.zeros(y.numel(), dtype=torch.bool, device=y.device).index_fill(0, here, True)
     rank = torch.zeros(y.numel(), dtype=torch.long, device=y.device)
     rank[here] = torch.arange(len(here), device=y.device)
-    return torch.where(mask, values[rank], y.reshape(-1)).reshape(y.shape)
+    return torch.where(mask, values[rank].to(y.dtype), y.reshape(-1)).reshape(y.shape)

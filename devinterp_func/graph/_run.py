@@ -8,7 +8,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from devinterp_func import tree
-from devinterp_func.graph._given import Masks, check_batch, check_masks, require_leaves
+from devinterp_func.graph._given import Masks, check_batch, check_masks, device_of, require_leaves
 from devinterp_func.graph._graph import Graph, names
 from devinterp_func.graph._interpret import inputs_of, run_one, steps_to
 from devinterp_func.tree import Params
@@ -44,7 +44,7 @@ def run(
         return {name: value[:0] for name, value in run(graph, params, some[0], wanted, given=some[1]).items()}
     if unknown := [name for name in (*wanted, *given) if name not in every]:
         raise ValueError(f"the graph has no node {unknown[0]!r}; its last is {graph.trace.output.name!r}")
-    leaves = check_batch(graph, batch)
+    leaves = [leaf.to(device_of(params)) for leaf in check_batch(graph, batch)]
     check_masks(graph, masks, len(leaves[0]))
     nodes, set_ = tuple(every[name] for name in wanted), {every[name]: value for name, value in given.items()}
     steps = steps_to(graph, nodes, frozenset(set_))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from devinterp_func.graph._views import Part, View
@@ -27,6 +28,12 @@ class Use(NamedTuple):
     transposed: bool = False  # the unit is stored (in, out)
     scale: float = 1.0  # of what is added
     padding: int | None = None  # of a lookup: the id whose row gets no gradient
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the operation gives its output, and gets its signals."""
+        found: torch.dtype = self.node.meta["val"].dtype
+        return found
 
     def __repr__(self) -> str:
         return f"Use({self.unit}: {self.kind} in {self.node.name})"

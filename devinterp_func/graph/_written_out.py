@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
 
+from devinterp_func.tree import wide
+
 A = torch.ops.aten
 
 
@@ -37,6 +39,8 @@ def _attention(
     """``F.scaled_dot_product_attention`` as its documentation defines it."""
     if enable_gqa:
         k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
+    kind = q.dtype
+    q, k, v = (wide(x) for x in (q, k, v))  # torch's own works in float32 inside, and rounds what it gives
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
@@ -45,7 +49,7 @@ def _attention(
         masked = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
         scores = masked
     weights = torch.softmax(scores, -1)
-    return (torch.dropout(weights, dropout_p, True) if dropout_p else weights) @ v
+    return ((torch.dropout(weights, dropout_p, True) if dropout_p else weights) @ v).to(kind)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

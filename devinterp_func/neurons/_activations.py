@@ -91,7 +91,7 @@ def activations_by_token(
     for rows, part in _parts(graph, params, batch, unit, axis):
         if rows.start == 0:
             total, squares = torch.zeros(2, n_labels, part.shape[-1], dtype=torch.float64)
-        flat, where = part.flatten(0, 1).double(), _at_positions(labels[rows], part).flatten()
+        flat, where = part.flatten(0, 1).double().cpu(), _at_positions(labels[rows], part).flatten().cpu()
         count += torch.bincount(where, minlength=n_labels)
         total.index_add_(0, where, flat)
         squares.index_add_(0, where, flat.square_())

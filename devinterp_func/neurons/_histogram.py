@@ -38,7 +38,7 @@ def histograms(values: Mapping[Name, Float[Tensor, "_"]], bins: int = 60) -> dic
     >>> histograms({"a": torch.tensor([0.0, 1.0, 2.0])}, bins=2)
     {'a': Histogram(3 values, 1 of them 0, median 1)}
     """
-    active = {name: v[v != 0].double() for name, v in values.items()}
+    active = {name: v[v != 0].double().cpu() for name, v in values.items()}
     quantiles = torch.tensor([OUTSIDE, 1 - OUTSIDE], dtype=torch.float64)
     ranges = [torch.quantile(v, quantiles).tolist() for v in active.values() if len(v)]
     low, high = min((r[0] for r in ranges), default=0.0), max((r[1] for r in ranges), default=1.0)

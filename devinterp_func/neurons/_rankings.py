@@ -62,7 +62,7 @@ def rankings(
         key: of the rankings by chance.
     """
     m = material
-    effect = logit_effects(m.graph, m.params, (m.tokens,), unit)[columns]
+    effect = logit_effects(m.graph, m.params, (m.tokens,), unit).cpu()[columns]
     of_unit = model_rankings(m.graph, m.params, m.tokens, m.predicted, unit, m.reference)
     model = {name: scores[columns] for name, scores in of_unit}
     kinds: dict[str, Iterable[tuple[str, Tensor]]] = {
@@ -191,7 +191,7 @@ def model_rankings(
         unit: an MLP's input or output projection.
         reference: counts of the training data.
     """
-    effect, axis = logit_effects(graph, params, (tokens,), unit), input_axis(graph, unit)
+    effect, axis = logit_effects(graph, params, (tokens,), unit).cpu(), input_axis(graph, unit)
     width = len(effect)
     by_input = activations_by_token(graph, params, (tokens,), unit, axis)
     by_prediction = activations_by_token(graph, params, (tokens,), unit, axis, labels=predictions)

@@ -112,11 +112,11 @@ def sweep_naive(
     graph: Graph, params: Params, batch: tuple[Any, ...], neurons: Sequence[Neuron], values: Values | None = None
 ) -> Sweep:
     """``sweep`` by a forward pass for each neuron: the definition."""
-    intact = predictions(graph, params, batch).flatten()
+    intact = predictions(graph, params, batch).flatten().cpu()
     parts = []
     for number, neuron in enumerate(neurons):
         after = _predictions(graph, params, batch, neuron, None if values is None else values[number]).flatten()
-        parts.append(_flips(torch.tensor(number), intact, after))
+        parts.append(_flips(torch.tensor(number), intact, after.cpu()))
     pairs = len(neurons) * len(intact)
     columns = [torch.cat(part) for part in zip((intact[:0],) * 4, *parts, strict=True)]
     return Sweep(columns[0], columns[1], columns[2], columns[3], intact, Work(pairs, pairs, pairs, pairs))
@@ -177,9 +177,10 @@ def _sweep(
     flips: list[Columns] = [(intact[:0],) * 4]
     work = [0, 0, 0]
     for group in groups:
+        group = group._replace(number=group.number.to(intact.device), index=group.index.to(intact.device))
         for members in torch.arange(len(group.index)).split(TOGETHER if group.unit in quick else 1):
             numbers = group.number[members]
-            replaced = None if values is None else [values[number] for number in numbers.tolist()]
+            replaced = None if values is None else [values[number].to(intact.device) for number in numbers.tolist()]
             if group.unit not in quick:
                 own = None if replaced is None else replaced[0]
                 after = _predictions(graph, params, batch, neurons[int(numbers)], own).flatten()
@@ -203,8 +204,8 @@ def _sweep(
             flips.append((numbers[suspects.row[flipped]], where, intact[where], token[flipped]))
             counts = int(moved.sum()), len(doubt), int((~clear).sum())
             work = [total + count for total, count in zip(work, counts, strict=True)]
-    columns = [torch.cat(column) for column in zip(*flips, strict=True)]
-    return Sweep(columns[0], columns[1], columns[2], columns[3], intact, Work(len(neurons) * len(intact), *work))
+    columns = [torch.cat(column).cpu() for column in zip(*flips, strict=True)]
+    return Sweep(columns[0], columns[1], columns[2], columns[3], intact.cpu(), Work(len(neurons) * len(intact), *work))
 
 
 def _flips(number: Int[Tensor, "*one"], intact: Int[Tensor, "p"], after: Int[Tensor, "p"]) -> Columns:

@@ -1,7 +1,16 @@
 """Optimizers as values, and the law that splits what they did: present, past and decay."""
 
 from devinterp_func.optim._adam import Adam
-from devinterp_func.optim._law import delta_factors, deltas, missed
+from devinterp_func.optim._law import (
+    Summed,
+    add_summed,
+    delta_factors,
+    delta_sums,
+    deltas,
+    missed,
+    missed_bound,
+    summed,
+)
 from devinterp_func.optim._muon import Muon, orthogonaliser
 from devinterp_func.optim._optimizer import Covector, Group, Optimizer, State
 from devinterp_func.optim._rule import Buffers, Rule
@@ -29,18 +38,23 @@ __all__ = [
     "Sizes",
     "Split",
     "State",
+    "Summed",
     "adam",
     "adamw",
+    "add_summed",
     "apply_gain",
     "apply_gain_to_factor",
     "delta_factors",
+    "delta_sums",
     "deltas",
     "from_dict",
     "grouped",
     "missed",
+    "missed_bound",
     "muon",
     "orthogonaliser",
     "pull_gain",
     "sgd",
+    "summed",
     "to_dict",
 ]

@@ -18,9 +18,10 @@ from devinterp_func.per_example._factors import (
     n_positions,
     shape_of,
     size_of,
+    widened,
 )
 from devinterp_func.per_example._form import form, gradients, total
-from devinterp_func.per_example._maps import multiply, scale, scale_factors, take_data
+from devinterp_func.per_example._maps import join_data, multiply, scale, scale_factors, take_data
 from devinterp_func.per_example._outliers import (
     Outliers,
     Per,
@@ -33,6 +34,7 @@ from devinterp_func.per_example._outliers import (
     top_k_of_step,
     workspace,
 )
+from devinterp_func.per_example._outline import outline
 from devinterp_func.per_example._products import amounts, contributions, delta_norms, token_gradients
 from devinterp_func.per_example._tangent import Tangent, tangents
 
@@ -62,11 +64,13 @@ __all__ = [
     "gradients",
     "grads",
     "join",
+    "join_data",
     "leading_positions",
     "losses",
     "multiply",
     "n_data",
     "n_positions",
+    "outline",
     "scale",
     "scale_factors",
     "select",
@@ -79,5 +83,6 @@ __all__ = [
     "top_k_from_factors",
     "top_k_of_step",
     "total",
+    "widened",
     "workspace",
 ]

@@ -42,9 +42,9 @@ from devinterp_func.per_example._factors import (
     size_of,
     some_values,
 )
-from devinterp_func.per_example._form import add_total, total
+from devinterp_func.per_example._form import add_total, rounded_total, total
 from devinterp_func.per_example._maps import scale
-from devinterp_func.tree import Params
+from devinterp_func.tree import Params, wide
 from devinterp_func.units import Patterns
 
 
@@ -131,9 +131,9 @@ def _to_stream(graph: Graph, signals: Float[Tensor, "n C d"], like: Tensor) -> T
     head = graph.head
     assert head is not None
     if head.rows is None:
-        return signals.reshape(like.shape)
-    flat = torch.zeros_like(like).reshape(len(like), -1, head.width)
-    return flat.index_add_(1, head.rows.to(flat.device), signals).reshape(like.shape)
+        return signals.reshape(like.shape).to(like.dtype)
+    flat = signals.new_zeros(like.shape).reshape(len(like), -1, head.width)
+    return flat.index_add_(1, head.rows.to(flat.device), signals).reshape(like.shape).to(like.dtype)
 
 
 def _add_up(params: Params, head: Params, uses: Mapping[str, list[Factor]], n: int) -> Params:
@@ -142,15 +142,19 @@ def _add_up(params: Params, head: Params, uses: Mapping[str, list[Factor]], n: i
     for name in params:
         parts = list(uses.get(name, ()))
         mean = head[name] if name in head else _mean(parts.pop(), n)
-        means[name] = reduce(lambda out, part: _mean(part, n, out), parts, mean)
+        means[name] = reduce(lambda out, part: _mean(part, n, out), parts, mean).to(params[name].dtype)
     return means
 
 
 def _mean(factor: Factor, n: int, out: Tensor | None = None) -> Tensor:
     """The mean of a factor's gradients over the data; added to ``out`` if given.
 
-    What has fewer numbers is divided, so that of a table that is looked up no second one is made.
+    What has fewer numbers is divided, so that of a table that is looked up no second one is made. Factors of 16 bits of
+    a linear map or a convolution are multiplied as the backward pass of a batch does it, with one rounding.
     """
+    if isinstance(factor, Outer) and max(x.dtype.itemsize for x in (factor.inputs, factor.signals)) < 4:
+        mean = rounded_total(factor).div_(n)
+        return mean if out is None else out.add_(mean)
     if some_values(factor).numel() < size_of(factor):
         factor = scale(factor, 1 / n)
         return total(factor) if out is None else add_total(out, factor)
@@ -169,7 +173,7 @@ def _nothing(weight: Tensor, n: int) -> Dense:
 def _factor(use: Use, probed: Probed, signal: Tensor) -> Factor:
     """What a use makes of its parameter's gradients."""
     signals = use.outputs(signal)
-    signals = signals * use.scale if use.scale != 1 else signals
+    signals = wide(signals) * use.scale if use.scale != 1 else signals
     match use.kind:
         case "lookup":
             return _lookup(use, probed, signal, signals)

@@ -11,6 +11,7 @@ from devinterp_func.per_example._capture import capture
 from devinterp_func.tree import Params
 
 SMALL = 1e-3  # of the largest gradient of all: what is less, such as what cancels to 0, is measured against this
+ROUNDED = 2.0**-4  # the same where the model rounds: 16 roundings to bfloat16 of the largest
 
 
 def capture_missed(graph: Graph, params: Params, *batch: Any) -> dict[str, float]:
@@ -33,7 +34,7 @@ def capture_missed(graph: Graph, params: Params, *batch: Any) -> dict[str, float
     found, n = capture(graph, params, *batch).mean_grads, len(tree.leaves(batch)[0])
     each = [_gradient(graph, params, tree.map(lambda x, j=j: x[j], batch)) for j in range(n)]
     wanted = {name: torch.stack([one[name] for one in each]).mean(0) for name in params}
-    least = SMALL * max(float(gradient.abs().max()) for gradient in wanted.values())
+    least = (ROUNDED if graph.rounded else SMALL) * max(float(gradient.abs().max()) for gradient in wanted.values())
     return {
         name: float((found[name] - gradient).abs().max()) / max(float(gradient.abs().max()), least, 1e-30)
         for name, gradient in wanted.items()

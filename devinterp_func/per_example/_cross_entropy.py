@@ -10,6 +10,7 @@ from torch.func import vjp
 from devinterp_func import checks, tree
 from devinterp_func.graph import Graph, Head, head_rows, run, run_tail
 from devinterp_func.per_example._factors import Bias, Factor, Outer
+from devinterp_func.per_example._rounded_head import Rounded, rounded_gradients, rounded_logits
 from devinterp_func.tree import Params
 
 VOCABULARY_BLOCK = 1024  # rows of W at a time on a CPU: (1024, n·C) logits stay in cache between product and exp
@@ -52,11 +53,12 @@ class Scores(NamedTuple):
     """What the head says of n data at C positions each."""
 
     losses: Float[Tensor, "n C"]  # 0 where the target is ignored
-    exponentials: Float[Tensor, "V nC"]  # softmax before normalisation
+    exponentials: Float[Tensor, "V nC"]  # softmax before normalisation; where the head rounds, the logits themselves
     total: Float[Tensor, "nC"]  # their sums
     stream: Float[Tensor, "n C d"]
     targets: Int[Tensor, "n C"]  # 0 where ignored
     counts: Float[Tensor, "n C"]  # 1, or 0 where the target is ignored
+    shift: Float[Tensor, "nC"]  # of the logits, before they are exponentiated
 
 
 class HeadGradients(NamedTuple):
@@ -65,6 +67,7 @@ class HeadGradients(NamedTuple):
     mean_grads: Params
     scores: Scores
     weights: Float[Tensor, "n C"]  # of each position in its datum's loss
+    signals: Float[Tensor, "V nC"] | None = None  # where the head rounds: by the logits, in its 16 bits
 
 
 def _scored(
@@ -77,8 +80,14 @@ def _scored(
 
 def check_head(head: Head, params: Params) -> None:
     """Refuses numbers too short for a softmax without its usual shift."""
-    if params[head.weight].dtype == torch.float16:
-        raise TypeError("the parameters are torch.float16, whose range is too small; use float32, float64 or bfloat16")
+    if torch.float16 in (params[head.weight].dtype, head.dtype):
+        what = "parameters are" if params[head.weight].dtype == torch.float16 else "head works in"
+        raise TypeError(f"the {what} torch.float16, whose range is too small; use float32, float64 or bfloat16")
+
+
+def rounds(head: Head) -> bool:
+    """Whether the head's linear map works in 16 bits."""
+    return head.dtype.itemsize < 4
 
 
 def score(
@@ -91,14 +100,22 @@ def score(
     kept = targets != head.ignored
     checks.token_ids("targets", targets[kept], head.n_classes)
     wanted = (head.n_classes, n * C)
-    if buffer is not None and buffer.shape != wanted:
-        raise ValueError(f"buffer is {tuple(buffer.shape)}; for {n} data it must be {wanted}")
-    weight, bias = params[head.weight], None if head.bias is None else params[head.bias]
-    h, t = stream.flatten(0, 1), torch.where(kept, targets, 0).flatten()
-    exponentials, total, shift = _exponentials(weight, bias, h, buffer)
-    found = total.log() + shift - (h * weight[t]).sum(1) - (0 if bias is None else bias[t])
-    counts = kept.to(h.dtype)
-    return Scores((found.view(n, C) * counts), exponentials, total, stream, t.view(n, C), counts)
+    if buffer is not None and (buffer.shape != wanted or buffer.dtype != head.dtype):
+        raise ValueError(
+            f"buffer is {tuple(buffer.shape)}, {buffer.dtype}; for {n} data it must be {wanted}, {head.dtype}"
+        )
+    weight, bias = (None if name is None else params[name].to(head.dtype) for name in (head.weight, head.bias))
+    assert weight is not None
+    h, t = stream.flatten(0, 1).to(head.dtype), torch.where(kept, targets, 0).flatten()
+    if rounds(head):
+        logits = rounded_logits(weight, bias, h, buffer, blocks(weight))
+        exponentials, shift, total = logits
+        found = total.log() + shift - logits.at(t)
+    else:
+        exponentials, total, shift = _exponentials(weight, bias, h, buffer)
+        found = total.log() + shift - (h * weight[t]).sum(1) - (0 if bias is None else bias[t])
+    counts = kept.to(found.dtype)
+    return Scores((found.view(n, C) * counts), exponentials, total, stream, t.view(n, C), counts, shift)
 
 
 def head_gradients(
@@ -122,8 +139,13 @@ def head_gradients(
     scores = score(head, params, stream, targets, buffer)
     losses, weights = weigh(graph, params, leaves, scores)
     weights = weights if counted is None else weights * counted.to(weights)[:, None]
-    weight, n = params[head.weight], len(stream)
-    h, t, w = stream.flatten(0, 1), scores.targets.flatten(), weights.flatten()
+    weight, n = params[head.weight].to(head.dtype), len(stream)
+    h, t, w = stream.flatten(0, 1).to(head.dtype), scores.targets.flatten(), weights.flatten()
+    if rounds(head):
+        logits = Rounded(scores.exponentials, scores.shift, scores.total)
+        own = rounded_gradients(logits, weight, h, t, w, n, blocks(weight))
+        means = {head.weight: own.weight} | ({} if head.bias is None else {head.bias: own.bias})
+        return HeadGradients(losses, own.stream.view(stream.shape), means, scores, weights, own.signals)
     normaliser = w / scores.total
     scaled = h * (normaliser / n)[:, None]
     d_weight, d_bias = torch.empty_like(weight), weight.new_empty(len(weight))
@@ -163,13 +185,15 @@ def weigh(
 
 def head_factors(head: Head, found: HeadGradients) -> dict[str, Factor]:
     """(P − onehot) · weight at every position, V numbers each: only when asked for, and laid out as the logits are."""
-    n = len(found.losses)
-    w = found.weights.flatten()
-    signals = found.scores.exponentials * (w / found.scores.total)  # (V, n·C)
-    target = found.scores.targets.flatten()
-    signals[target, torch.arange(len(target), device=target.device)] -= w
-    rows = signals.unflatten(1, (n, -1)).permute(1, 2, 0)
-    factors: dict[str, Factor] = {head.weight: Outer(found.scores.stream, rows)}
+    if found.signals is None:
+        w = found.weights.flatten()
+        signals = found.scores.exponentials * (w / found.scores.total)  # (V, n·C)
+        target = found.scores.targets.flatten()
+        signals[target, torch.arange(len(target), device=target.device)] -= w
+    else:
+        signals = found.signals.clone()  # which lie in the buffer
+    rows = signals.unflatten(1, (len(found.losses), -1)).permute(1, 2, 0)
+    factors: dict[str, Factor] = {head.weight: Outer(found.scores.stream.to(head.dtype), rows)}
     return factors if head.bias is None else {**factors, head.bias: Bias(rows)}
 
 

@@ -7,7 +7,8 @@ a time step.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -85,7 +86,9 @@ class Scaled(NamedTuple):
 
 
 Plain = Outer | Bias | Gain | Lookup
-Factor = Plain | Scaled | Dense | Sum
+Single = Plain | Scaled | Dense  # a factor that is no sum
+Factor = Single | Sum
+S = TypeVar("S", bound=Single)
 
 
 def join(parts: Sequence[Factor]) -> Factor:
@@ -108,6 +111,23 @@ def join(parts: Sequence[Factor]) -> Factor:
 def _kind(factor: Factor) -> tuple[Any, ...]:
     """Equal for factors of the same class, shapes and number of positions."""
     return type(factor), *(tuple(x.shape) if isinstance(x, Tensor) else x for x in tree.leaves(factor))
+
+
+# ---- precision
+
+
+def dtype_of(factor: Factor) -> torch.dtype:
+    """In which products of the factor are made: float32 of factors of 16 bits, whose products it holds exactly."""
+    kinds = [x.dtype for x in tree.leaves(factor) if isinstance(x, Tensor) and x.is_floating_point()]
+    found = reduce(torch.promote_types, kinds)
+    return torch.float32 if found.itemsize < 4 else found
+
+
+def widened(factor: S, dtype: torch.dtype | None = None) -> S:
+    """The factor in ``dtype_of`` it, or in another dtype: nothing is rounded."""
+    to = dtype_of(factor) if dtype is None else dtype
+    found: S = tree.map(lambda x: x.to(to) if isinstance(x, Tensor) and x.is_floating_point() else x, factor)
+    return found
 
 
 # ---- sizes

@@ -17,11 +17,14 @@ from devinterp_func.per_example._factors import (
     Plain,
     Scaled,
     Sum,
+    dtype_of,
     flat_shape,
     n_data,
     shape_of,
     some_values,
+    widened,
 )
+from devinterp_func.tree import wide
 
 
 def gradients(factors: dict[str, Factor]) -> dict[str, Float[Tensor, "n ..."]]:
@@ -33,12 +36,13 @@ def form(factor: Factor, out: Tensor | None = None) -> Float[Tensor, "n ..."]:
     """Each datum's gradient of one unit, written into ``out`` if given."""
     match factor:
         case Dense(gradients):
-            return gradients if out is None else out.copy_(gradients)
+            return wide(gradients) if out is None else out.copy_(gradients)
         case Scaled(outer, gain):
             return form(outer, out).mul_(gain)
         case Sum(parts):
             shape = (n_data(factor), *shape_of(factor))
-            out = form(parts[0], some_values(factor).new_empty(shape) if out is None else out)
+            empty = some_values(factor).new_empty(shape, dtype=dtype_of(factor)) if out is None else out
+            out = form(parts[0], empty)
             for part in parts[1:]:
                 _add_to(out, part)
             return out
@@ -49,6 +53,7 @@ def form(factor: Factor, out: Tensor | None = None) -> Float[Tensor, "n ..."]:
 
 
 def _form(factor: Plain, out: Tensor | None) -> Float[Tensor, "n ..."]:
+    factor = widened(factor)
     match factor:
         case Outer(inputs, signals):
             return torch.bmm(signals.mT, inputs, out=out)
@@ -64,6 +69,7 @@ def _form(factor: Plain, out: Tensor | None) -> Float[Tensor, "n ..."]:
 
 def _add_to(out: Float[Tensor, "n ..."], factor: Factor) -> None:
     """Adds each datum's gradient, forming no second one of a matrix."""
+    factor = widened(factor, out.dtype) if isinstance(factor, Outer | Lookup) else factor
     match factor:
         case Outer(inputs, signals):
             out.view(len(out), *flat_shape(factor)).baddbmm_(signals.mT, inputs)
@@ -81,13 +87,19 @@ def total(factor: Factor) -> Tensor:
     """The change of a unit by all data together, Σ_j Δ_j, forming no datum's own."""
     match factor:
         case Dense(gradients):
-            return gradients.sum(0)
+            return wide(gradients).sum(0)
         case Scaled(outer, gain):
             return total(outer).mul_(gain)
         case Sum(parts):
             return reduce(add_total, parts[1:], total(parts[0]))
         case _:
             return form(_as_one(factor))[0]
+
+
+def rounded_total(factor: Outer) -> Tensor:
+    """``total`` of factors of 16 bits as the backward pass makes it: the sum rounded once to them, in float32."""
+    rows = factor.signals.flatten(0, 1).mT @ factor.inputs.flatten(0, 1)
+    return rows.float().view(shape_of(factor))
 
 
 def add_total(out: Tensor, factor: Factor) -> Tensor:

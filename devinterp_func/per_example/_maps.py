@@ -1,13 +1,16 @@
 """Linear maps of gradients as maps of their factors: by a number, entry by entry, by a matrix; some of the data."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from devinterp_func import tree
-from devinterp_func.per_example._factors import Dense, Factor, Lookup, Outer, Scaled, Sum, flat_shape, shape_of
+from devinterp_func.per_example._factors import Dense, Factor, Lookup, Outer, Scaled, Sum, flat_shape, shape_of, widened
 from devinterp_func.per_example._form import form
+from devinterp_func.tree import wide
 
 
 def scale_factors(factors: dict[str, Factor], factor: float | Tensor) -> dict[str, Factor]:
@@ -35,29 +38,29 @@ def scale(factor: Factor, by: float | Tensor) -> Factor:
 def _scale_alike(factor: Factor, by: float | Tensor) -> Factor:
     match factor:
         case Dense(gradients):
-            return Dense(gradients * by)
+            return Dense(wide(gradients) * by)
         case Scaled(outer, gain):
-            return Scaled(outer._replace(signals=outer.signals * by), gain)
+            return Scaled(outer._replace(signals=wide(outer.signals) * by), gain)
         case Sum(parts):
             return Sum(tuple(_scale_alike(part, by) for part in parts))
         case _:
-            return factor._replace(signals=factor.signals * by)
+            return factor._replace(signals=wide(factor.signals) * by)
 
 
 def _scale_each(factor: Factor, by: Tensor) -> Factor:
     match factor:
         case Dense(gradients):
-            return Dense(gradients * by)
+            return Dense(wide(gradients) * by)
         case Outer():
             return Scaled(factor, by)
         case Scaled(outer, gain):
             return Scaled(outer, gain * by)
         case Lookup(tokens, signals, _):
-            return factor._replace(signals=signals * by.reshape(flat_shape(factor))[tokens])
+            return factor._replace(signals=wide(signals) * by.reshape(flat_shape(factor))[tokens])
         case Sum(parts):
             return Sum(tuple(_scale_each(part, by) for part in parts))
         case _:
-            return factor._replace(signals=factor.signals * by.reshape(flat_shape(factor)))
+            return factor._replace(signals=wide(factor.signals) * by.reshape(flat_shape(factor)))
 
 
 def multiply(factor: Factor, matrix: Float[Tensor, "m m"], left: bool = True) -> Factor:
@@ -75,6 +78,7 @@ def multiply(factor: Factor, matrix: Float[Tensor, "m m"], left: bool = True) ->
     if len(shape) != 2 or len(matrix) != shape[0 if left else 1]:
         side = "left" if left else "right"
         raise ValueError(f"a matrix of {len(matrix)} rows on the {side} does not fit a unit of shape {shape}")
+    factor = factor if isinstance(factor, Sum) else widened(factor)
     match factor:
         case Sum(parts):
             return Sum(tuple(multiply(part, matrix, left) for part in parts))
@@ -100,3 +104,16 @@ def take_data(factor: Factor, rows: slice) -> Factor:
 
 def _rows(factor: Any, rows: slice) -> Any:
     return tree.map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, factor)
+
+
+def join_data(parts: Sequence[Factor]) -> Factor:
+    """One factor of the data of several, which are of the same unit, in order; ``take_data`` undone.
+
+    Raises:
+        ValueError: a part has gains of its own for each entry: data are joined first, and scaled then.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if any(isinstance(part, Scaled) for part in parts):
+        raise ValueError("a scaled factor's gain is its data's alone; join the data before they are scaled")
+    return tree.map(lambda *xs: torch.cat(xs) if isinstance(xs[0], Tensor) else xs[0], *parts)

@@ -14,6 +14,7 @@ from torch import Tensor
 from devinterp_func import tree
 from devinterp_func.per_example._factors import (
     Factor,
+    dtype_of,
     n_data,
     n_positions,
     shape_of,
@@ -26,6 +27,7 @@ from devinterp_func.per_example._products import contributions
 from devinterp_func.tree import Tree
 
 Per = Literal["datum", "step"]
+MOST = 2**32  # parameters whose numbers sort exactly
 BLOCK = 64  # the shortest run of numbers whose maximum torch takes at the speed of memory
 CONTRIBUTIONS = 2**24  # numbers that are held at once in search of the leading positions
 
@@ -100,7 +102,8 @@ def top_k_from_factors(
 def workspace(factors: dict[str, Factor], n: int) -> Float[Tensor, "n P"]:
     """Scratch for the flat deltas of n data: a row a datum, padded with zeros to a whole number of blocks."""
     total = sum(size_of(factor) for factor in factors.values())
-    return some_values(next(iter(factors.values()))).new_zeros(n, -(-total // BLOCK) * BLOCK)
+    some = next(iter(factors.values()))
+    return some_values(some).new_zeros(n, -(-total // BLOCK) * BLOCK, dtype=dtype_of(some))
 
 
 def form_flat(factors: dict[str, Factor], buffer: Float[Tensor, "m P"]) -> Float[Tensor, "n P"]:
@@ -202,6 +205,8 @@ def _rows(parameter: Int[Tensor, "n k"]) -> Int[Tensor, "n k"]:
 def _check(k: int, size: int, per: str) -> None:
     if not 1 <= k <= size:
         raise ValueError(f"k is {k}; it must be between 1 and the {size} captured parameters")
+    if size > MOST:
+        raise ValueError(f"{size} parameters are captured; at most {MOST} sort exactly: capture fewer units")
     if per not in ("datum", "step"):
         raise ValueError(f"per is {per!r}; it must be 'datum' or 'step'")
 

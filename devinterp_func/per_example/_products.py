@@ -15,19 +15,19 @@ from devinterp_func.per_example._factors import (
     Gain,
     Lookup,
     Outer,
-    Plain,
     Scaled,
+    Single,
     Sum,
     flat_shape,
     n_data,
     n_positions,
     size_of,
+    widened,
 )
 from devinterp_func.per_example._form import form
 from devinterp_func.per_example._maps import scale, take_data
-from devinterp_func.tree import Params
+from devinterp_func.tree import Params, wide
 
-Single = Plain | Scaled | Dense  # a factor that is no sum
 FORMED = 2**18  # numbers of gradients with a gain that are formed at once
 SPARSE = 20  # of so many rows of a gradient at most one is other than 0: the others are left out of the product
 
@@ -40,7 +40,7 @@ def token_gradients(factors: dict[str, Factor]) -> dict[str, Float[Tensor, "n C 
 def _position_gradients(factor: Factor) -> Float[Tensor, "n C ..."]:
     match factor:
         case Dense(gradients):
-            return gradients[:, None]
+            return wide(gradients)[:, None]
         case Scaled(outer, gain):
             return _position_gradients(outer) * gain
         case Sum(parts):
@@ -61,16 +61,16 @@ def contributions(factor: Factor, datum: Int[Tensor, "m"], index: Int[Tensor, "m
     match factor:
         case Outer(inputs, signals):
             row, column = _split(index, inputs.shape[-1])
-            return signals.mT[datum, row] * inputs.mT[datum, column]
+            return wide(signals.mT[datum, row]) * wide(inputs.mT[datum, column])
         case Bias(signals):
-            return signals.mT[datum, index]
+            return wide(signals.mT[datum, index])
         case Gain(inputs, signals):
-            return signals.mT[datum, index] * inputs.mT[datum, index]
+            return wide(signals.mT[datum, index]) * wide(inputs.mT[datum, index])
         case Lookup(tokens, signals, _):
             row, column = _split(index, signals.shape[-1])
-            return signals.mT[datum, column] * (tokens[datum] == row[:, None])
+            return wide(signals.mT[datum, column]) * (tokens[datum] == row[:, None])
         case Dense(gradients):
-            return gradients.reshape(len(gradients), -1)[datum, index][:, None]
+            return wide(gradients.reshape(len(gradients), -1)[datum, index])[:, None]
         case Scaled(outer, gain):
             return contributions(outer, datum, index) * gain.reshape(-1)[index][:, None]
         case Sum(parts):
@@ -111,12 +111,12 @@ def amounts(gradient: Params, factors: dict[str, Factor]) -> Float[Tensor, "n C"
 def _amounts(gradient: Tensor, factor: Factor) -> Float[Tensor, "n C"]:
     match factor:
         case Dense(gradients):
-            return gradients.reshape(len(gradients), -1) @ gradient.reshape(-1, 1)
+            return wide(gradients).reshape(len(gradients), -1) @ gradient.reshape(-1, 1)
         case Scaled(outer, gain):
             return _amounts(gradient * gain, outer)
         case Sum(parts):
             return _by_position([_amounts(gradient, part) for part in parts])
-    gradient = gradient.reshape(flat_shape(factor))
+    gradient, factor = gradient.reshape(flat_shape(factor)), widened(factor)
     match factor:
         case Outer(inputs, signals):
             rows = gradient.any(1)  # most probes have a gradient in few rows of the decoder, or in none
@@ -145,7 +145,7 @@ def _square(factor: Factor) -> Float[Tensor, "n"]:
 
 def _parts(factor: Factor) -> list[Single]:
     """The parts of a sum and of the sums within it; of another factor itself."""
-    return [p for part in factor.parts for p in _parts(part)] if isinstance(factor, Sum) else [factor]
+    return [p for part in factor.parts for p in _parts(part)] if isinstance(factor, Sum) else [widened(factor)]
 
 
 def _inner(a: Single, b: Single) -> Float[Tensor, "n"]:

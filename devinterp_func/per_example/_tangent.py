@@ -52,7 +52,7 @@ def tangents(
         NotImplementedError: torch has no second derivative of an operation.
         RuntimeError: within torch's inference mode.
         TypeError: float16 parameters.
-        ValueError: parameters, directions or data do not fit the graph, or an id is out of range.
+        ValueError: parameters, directions or data do not fit the graph, an id is out of range, or the loss is rounded.
 
     >>> from devinterp_func import graph as graphs
     >>> w, x, y = {"w": torch.tensor([1.0, 0.0])}, torch.tensor([[1.0, 2.0]]), torch.tensor([0.0])
@@ -62,6 +62,11 @@ def tangents(
     (tensor([[4.]]), {'w': tensor([4., 8.])})
     """
     checks.gradients_allowed()
+    if graph.rounded:
+        raise ValueError(
+            "this loss is rounded to bfloat16, and rounding has no second derivative; graph.unrounded(graph) gives the "
+            "same loss without it"
+        )
     params, leaves = in_order(graph, params), check_batch(graph, batch)
     directions = [in_order(graph, direction) for direction in directions]
     if not directions:

@@ -1,19 +1,21 @@
 """A run on disk: sealed step records, resumable recording, an opened run, replay and walks over it."""
 
 from devinterp_func.records._backwards import backwards, find_whole
-from devinterp_func.records._dataset import Dataset
+from devinterp_func.records._dataset import Dataset, dataset
 from devinterp_func.records._directory import n_steps, shards, snapshots
+from devinterp_func.records._going_on import Progress, n_bytes
 from devinterp_func.records._manifest import RunPath, create, manifest
+from devinterp_func.records._memory import Memory, memory
 from devinterp_func.records._open import open
 from devinterp_func.records._record_step import Recording, delta_buffer, same_bits, to_record
-from devinterp_func.records._recorder import Progress, n_bytes, prepare, record
+from devinterp_func.records._recorder import prepare, record
 from devinterp_func.records._replay import Replay, replay
 from devinterp_func.records._run import Curve, Run
 from devinterp_func.records._sealed import RecordError, canonical, install
+from devinterp_func.records._sizes import RunBytes, full_log_bytes, outline, run_bytes, step_bytes
 from devinterp_func.records._split import SplitCourse, split_course
 from devinterp_func.records._step import Shard, StepRecord
 from devinterp_func.records._store import (
-    full_log_bytes,
     read,
     read_evaluations,
     read_params,
@@ -29,11 +31,13 @@ __all__ = [
     "Curve",
     "Dataset",
     "Last",
+    "Memory",
     "Progress",
     "RecordError",
     "Recording",
     "Replay",
     "Run",
+    "RunBytes",
     "RunPath",
     "SHARD",
     "Shard",
@@ -43,14 +47,17 @@ __all__ = [
     "backwards",
     "canonical",
     "create",
+    "dataset",
     "delta_buffer",
     "find_whole",
     "full_log_bytes",
     "install",
     "manifest",
+    "memory",
     "n_bytes",
     "n_steps",
     "open",
+    "outline",
     "prepare",
     "read",
     "read_evaluations",
@@ -59,12 +66,14 @@ __all__ = [
     "read_walk_back",
     "record",
     "replay",
+    "run_bytes",
     "same_bits",
     "scan",
     "scan_shards",
     "shards",
     "snapshots",
     "split_course",
+    "step_bytes",
     "to_record",
     "verify",
     "walk",

@@ -9,6 +9,7 @@ from devinterp_func import graph as graphs
 from devinterp_func.graph import Graph
 from devinterp_func.models import Model
 from devinterp_func.optim import Schedule
+from devinterp_func.records._card import card, is_card
 from devinterp_func.records._dataset import Dataset, describe_data
 from devinterp_func.records._machine import machine
 from devinterp_func.records._record_step import Recording
@@ -33,6 +34,7 @@ def describe(
         "data": describe_data(data),
         "device": device,
         **machine(),
+        **({"card": card(device)} if is_card(device) else {}),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from devinterp_func import tree
+from devinterp_func.records._card import card_differences, is_card
 from devinterp_func.tree import Params
 
 PACKAGES = ("devinterp_func", "numpy", "safetensors", "torch", "torchtext")
@@ -53,4 +54,6 @@ def differences(there: Mapping[str, Any], device: str, anywhere: bool = False) -
             wrong.append(f"{name} {here['versions'][name]} here, {recorded} there: pip install {name}=={recorded}")
     if device == "cpu" and here["processor"] != there["processor"]:
         wrong.append(f"processor {here['processor']} here, {there['processor']} there: replay it where it was made")
+    if is_card(device):
+        wrong += [f"the card's {line}" for line in card_differences(there.get("card", {}), device)]
     return wrong

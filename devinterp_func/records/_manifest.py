@@ -35,7 +35,7 @@ def create(run: RunPath, manifest: Mapping[str, Any]) -> None:
     >>> with TemporaryDirectory() as run:
     ...     create(run, {"n_steps": 100, "seed": 1})
     ...     manifest(run)["seed"], manifest(run)["format"]
-    (1, 4)
+    (1, 5)
     """
     if is_there(run, manifest):
         return

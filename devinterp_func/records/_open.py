@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from devinterp_func.models import Model
+from devinterp_func.records._card import make_reproducible
 from devinterp_func.records._dataset import unpack_data
 from devinterp_func.records._described import MADE_BY, read_recipe, read_recording
 from devinterp_func.records._directory import n_steps
@@ -22,7 +23,8 @@ from devinterp_func.records._store import read_data
 def open(run: RunPath, *, model: Model | None = None, anywhere: bool = False) -> Run:
     """Opens a run directory: everything about it is read and checked once.
 
-    Sets torch's number of threads to the run's, which its bits depend on.
+    Sets torch's number of threads to the run's, which its bits depend on, and of a run on CUDA torch's switches for
+    deterministic kernels and for the precision of products.
 
     Args:
         run: the directory, or an opened run.
@@ -35,6 +37,8 @@ def open(run: RunPath, *, model: Model | None = None, anywhere: bool = False) ->
     opened = run if isinstance(run, Run) else _read(run)
     if torch.get_num_threads() != opened.manifest["threads"]:
         torch.set_num_threads(opened.manifest["threads"])
+    if not is_missing(opened.device):
+        make_reproducible(opened.device, opened.manifest.get("card"))
     if model is not None and (
         lacking := [name for name in opened.shapes if model.shapes.get(name) != opened.shapes[name]]
     ):

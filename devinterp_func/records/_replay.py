@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from devinterp_func import optim, per_example
+from devinterp_func import optim, per_example, training
 from devinterp_func.records._manifest import RunPath
 from devinterp_func.records._open import open
-from devinterp_func.records._record_step import to_record
+from devinterp_func.records._record_step import measures, to_record
 from devinterp_func.records._step import StepRecord
 from devinterp_func.records._store import read
 from devinterp_func.tree import Params
@@ -52,4 +52,6 @@ def replay(run: RunPath, step: int, captured: Patterns | None = None) -> Replay:
     opened = open(run)
     (move,) = opened.moves(step, step + 1, captured)
     deltas = per_example.form_units(move.factors)
-    return Replay(to_record(move, opened.recording), move.before, move.after, deltas, optim.missed(move))
+    measured = training.shares(opened.recipe) if measures(opened.graph, opened.recording, step) else None
+    made = to_record(move, opened.recording, measured=measured)
+    return Replay(made, move.before, move.after, deltas, optim.missed(move))

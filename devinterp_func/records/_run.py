@@ -40,6 +40,8 @@ class Curve(NamedTuple):
     loss: Float[Tensor, "T"]  # mean over the batch, nats
     clip: Float[Tensor, "T"]
     grad_norm: Float[Tensor, "T"]
+    missed: Float[Tensor, "T"]  # how far a captured unit misses the law, the largest; NaN where not measured
+    missed_bound: Float[Tensor, "T"]  # the largest bound of these
 
     def __repr__(self) -> str:
         return f"Curve of {len(self.loss)} steps: loss {self.loss[0]:.4f} to {self.loss[-1]:.4f}"
@@ -197,9 +199,16 @@ class Run:
         return scan(self.path, start, stop)
 
     def curve(self) -> Curve:
-        """Loss, clip coefficient and gradient norm of every recorded step."""
+        """Loss, clip coefficient and gradient norm of every recorded step, and how far it misses the law."""
         columns = [
-            (shard.loss.double().mean(1), shard.clip.clone(), shard.grad_norm.clone()) for shard in self.shards()
+            (
+                shard.loss.double().mean(1),
+                shard.clip.clone(),
+                shard.grad_norm.clone(),
+                shard.missed.double().amax(1),
+                shard.missed_bound.double().amax(1),
+            )
+            for shard in self.shards()
         ]
         return Curve(*(torch.cat(column) for column in zip(*columns, strict=True)))
 

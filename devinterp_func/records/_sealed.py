@@ -7,19 +7,20 @@ in its one metadata entry, a digest of its content and of all it says about itse
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
-FORMAT = 4
+from devinterp_func.records._layout import file_parts, raw
+
+FORMAT = 5
 UNRELEASED = "an unreleased devinterp_func 0.2.0, from before its optimizers with memory,"
-READERS = {1: "devinterp_func 0.1", 2: UNRELEASED, 3: UNRELEASED}  # which version reads an older format
+LATER = "an unreleased devinterp_func 0.2.0, from before its steps could be shared and rounded,"
+READERS = {1: "devinterp_func 0.1", 2: UNRELEASED, 3: UNRELEASED, 4: LATER}  # which version reads an older format
 ENTRY = "devinterp_func"  # a single entry: safetensors writes several in random order, and files would not reproduce
 
 
@@ -60,28 +61,27 @@ def canonical(value: Any, indent: int | None = None) -> str:
 
 def digest(header: Header, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over the header without its digest, then name, dtype, shape and bytes of each tensor by name."""
-    fields = {name: value for name, value in _fields(header).items() if name != "digest"}
+    fields = {name: value for name, value in stored_fields(header).items() if name != "digest"}
     content = hashlib.sha256(canonical(fields).encode())
     for name, tensor in sorted(tensors.items()):
         content.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        if tensor.numel():  # not every empty tensor lets itself be viewed as bytes
-            content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        content.update(raw(tensor))
     return content.hexdigest()
 
 
 def write_sealed(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> Path:
-    """Seals contiguous CPU tensors in a new file.
+    """Seals contiguous CPU tensors in a new file; they are written from where they are, none is copied.
 
     Args:
         path: the file's final name; its folder's parent exists.
         header: what the file is; the digest is filled in.
-        tensors: contiguous, each with its own memory.
+        tensors: contiguous.
 
     Raises:
         RecordError: the path is taken, or the system refused.
     """
     sealed = header._replace(digest=digest(header, tensors))
-    return install(path, safetensors.torch.save(dict(tensors), {ENTRY: canonical(_fields(sealed))}))
+    return install(path, file_parts(tensors, {ENTRY: canonical(stored_fields(sealed))}))
 
 
 def read_header(path: Path) -> Header:
@@ -108,12 +108,12 @@ def read_sealed(path: Path) -> tuple[Header, dict[str, Tensor]]:
     return header, tensors
 
 
-def install(path: Path, data: bytes, replace: bool = False) -> Path:
+def install(path: Path, data: bytes | Sequence[bytes | memoryview], replace: bool = False) -> Path:
     """Puts ``data`` at ``path``, whole or not at all, and on the disk before it returns; all files are written so.
 
     Args:
         path: the file.
-        data: its content.
+        data: its content, or the parts that make it.
         replace: over an older file; those of a run are never rewritten.
 
     Raises:
@@ -124,7 +124,7 @@ def install(path: Path, data: bytes, replace: bool = False) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         make_folder(path.parent)
-        _write_durably(temporary, data)
+        _write_durably(temporary, [data] if isinstance(data, bytes) else data)
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
@@ -144,12 +144,13 @@ def make_folder(path: Path) -> None:
         _sync(path.parent)
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_durably(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -177,7 +178,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise RecordError(f"{path}: not a whole safetensors file: {error}") from error
 
 
-def _fields(header: Header) -> dict[str, Any]:
+def stored_fields(header: Header) -> dict[str, Any]:
+    """What is stored of a header."""
     return {"format": FORMAT, **header._asdict()}
 
 

@@ -16,6 +16,7 @@ Factors = dict[str, dict[str, Tensor]]
 
 COUNTS = ("step", "epoch", "batch")
 MEASURES = ("lr", "clip", "grad_norm")
+PLAIN = ("datum", "loss", "missed", "missed_bound")
 
 
 class StepRecord(NamedTuple):
@@ -30,6 +31,9 @@ class StepRecord(NamedTuple):
     datum: Int[Tensor, "n"]  # row numbers of the training data
     loss: Float[Tensor, "n"]  # mean over the datum's positions, nats
     split: Sizes  # of all units' changes: how much is present, past and decay
+    missed: Float[Tensor, "U"]  # how far each captured unit misses the law (``optim.missed``), NaN where not measured:
+    # it is at steps that begin with a snapshot, where the model works in less than its parameters' precision
+    missed_bound: Float[Tensor, "U"]  # ... at most (``optim.missed_bound``)
     outliers: Outliers  # of the present deltas: (n, k), or (k,) for the whole step
     factors: Factors  # of the deltas, {} unless recorded: unit -> {"inputs": (n, C, in), "signals": (n, C, out)}, as
     # the factor's kind has them; "gain": the unit's shape, where each entry has its own; "0.inputs" in a sum
@@ -52,6 +56,8 @@ class Shard(NamedTuple):
     datum: Int[Tensor, "S n"]
     loss: Float[Tensor, "S n"]
     split: Sizes  # (S, U, 3)
+    missed: Float[Tensor, "S U"]
+    missed_bound: Float[Tensor, "S U"]
     outliers: Outliers  # (S, n, k), or (S, k) for whole steps
     factors: Factors  # unit -> {"inputs": (S, n, C, in), ...}
 
@@ -67,7 +73,9 @@ def stack(records: Sequence[StepRecord]) -> dict[str, Tensor]:
     Raises:
         RecordError: two records differ in a shape, a dtype, or what they hold.
     """
-    flat = [_flatten(record) for record in records]
+    for record in records:
+        _require_rows(record)
+    flat = [flatten(record) for record in records]
     kinds = [{name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} for tensors in flat]
     for record, kind in zip(records, kinds, strict=True):
         if kind != kinds[0]:
@@ -76,16 +84,21 @@ def stack(records: Sequence[StepRecord]) -> dict[str, Tensor]:
     return {name: torch.stack([tensors[name] for tensors in flat]).detach().cpu() for name in flat[0]}
 
 
-def _flatten(record: StepRecord) -> dict[str, Tensor]:
+def _require_rows(record: StepRecord) -> None:
+    outliers = record.outliers
+    if outliers.parameter.ndim == 2 and not (outliers.datum == _rows(outliers.parameter)).all():
+        raise RecordError(f"step {record.step}: the datum of an outlier in row j of n must be j")
+
+
+def flatten(record: StepRecord) -> dict[str, Tensor]:
+    """A record's tensors by the names they are stored under; of outliers the datum only where no row says it."""
     outliers = {f"outliers/{name}": tensor for name, tensor in record.outliers._asdict().items()}
     if record.outliers.parameter.ndim == 2:
-        if not (outliers.pop("outliers/datum") == _rows(record.outliers.parameter)).all():
-            raise RecordError(f"step {record.step}: the datum of an outlier in row j of n must be j")
+        del outliers["outliers/datum"]
     return {
         **{name: torch.tensor(getattr(record, name)) for name in COUNTS},
         **{name: float64(getattr(record, name)) for name in MEASURES},
-        "datum": record.datum,
-        "loss": record.loss,
+        **{name: getattr(record, name) for name in PLAIN},
         **{f"split/{name}": tensor for name, tensor in record.split._asdict().items()},
         **outliers,
         **{f"factors/{unit}/{name}": t for unit, factors in record.factors.items() for name, t in factors.items()},
@@ -102,7 +115,7 @@ def unstack(first: int, tensors: dict[str, Tensor]) -> Shard:
         if name.startswith("factors/"):
             unit, _, factor = name.removeprefix("factors/").rpartition("/")
             factors.setdefault(unit, {})[factor] = tensors[name]
-    plain = {name: tensors[name] for name in (*COUNTS, *MEASURES, "datum", "loss")}
+    plain = {name: tensors[name] for name in (*COUNTS, *MEASURES, *PLAIN)}
     split = Sizes(*(tensors[f"split/{name}"] for name in Sizes._fields))
     return Shard(first, len(plain["step"]), **plain, split=split, outliers=outliers, factors=factors)
 
@@ -110,8 +123,8 @@ def unstack(first: int, tensors: dict[str, Tensor]) -> Shard:
 def take_row(shard: Shard, row: int) -> StepRecord:
     """The record in a row of the shard: views of its tensors."""
     numbers = [getattr(shard, name)[row].item() for name in (*COUNTS, *MEASURES)]
-    arrays = (shard.datum, shard.loss, shard.split, shard.outliers, shard.factors)
-    return StepRecord(*numbers, *map(lambda tensor: tensor[row], arrays))
+    arrays = {name: getattr(shard, name) for name in (*PLAIN, "split", "outliers", "factors")}
+    return StepRecord(*numbers, **map(lambda tensor: tensor[row], arrays))
 
 
 def equal_bits(a: Tensor, b: Tensor) -> bool:

@@ -72,7 +72,7 @@ def write_data(run: RunPath, tensors: Mapping[str, Tensor]) -> Path:
         RecordError: a corpus is there already, or the system refused to write.
     """
     root = manifest(run)["digest"]
-    return write_sealed(file_path(run, "data", 0), Header("data", 0, 0, root, root), _own(tensors))
+    return write_sealed(file_path(run, "data", 0), Header("data", 0, 0, root, root), _at_hand(tensors))
 
 
 def read(run: RunPath, step: int) -> StepRecord:
@@ -178,7 +178,12 @@ def led_to(run: RunPath, kind: str, step: int) -> Header:
 
 def _write_beside(run: RunPath, kind: str, step: int, tensors: Mapping[str, Tensor]) -> Path:
     last = led_to(run, kind, step)
-    return write_sealed(file_path(run, kind, step), Header(kind, step, 0, last.run, last.digest), _own(tensors))
+    return write_sealed(file_path(run, kind, step), Header(kind, step, 0, last.run, last.digest), _at_hand(tensors))
+
+
+def _at_hand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In main memory and contiguous; the very same where they are so already."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,18 +203,3 @@ def _shard(run: RunPath, header: Header) -> Shard:
 def _records(shard: Shard, start: int, end: int) -> Iterator[StepRecord]:
     for row in range(max(start - shard.first, 0), min(end - shard.first, shard.count)):
         yield freeze(take_row(shard, row))
-
-
-def full_log_bytes(n_parameters: int, n_updates: int | float, bytes_each: int = 4) -> int:
-    """Bytes that it takes to log every update of every parameter: P · updates · bytes.
-
-    For its model the post says 882 GB, for GPT-3 490 EB, without a derivation. The weights that it watches and its
-    292,800 per-datum updates make 843 GB of float32 (785 GiB); with biases and norms 850 GB; 882 GB is what 306,250
-    updates make. GPT-3's 300 billion tokens in sequences of 2,048 make 103 EB; 490 EB is 700 million updates.
-
-    >>> [full_log_bytes(P, n) / 1e9 for P, n in ((720_000, 292_800), (726_000, 292_800), (720_000, 306_250))]
-    [843.264, 850.2912, 882.0]
-    >>> full_log_bytes(175_000_000_000, 300e9 / 2048) / 1e18, full_log_bytes(175_000_000_000, 700e6) / 1e18
-    (102.5390625, 490.0)
-    """
-    return int(n_parameters * n_updates * bytes_each)

@@ -9,7 +9,7 @@ import polars as pl
 
 Format = str | Callable[[Any], str]  # a format specification such as ".1%", "p" for a p-value, or a function
 NONE = "–"
-UNITS = {"EB": 1e18, "PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "KB": 1e3, "B": 1}
+UNITS = {"ZB": 1e21, "EB": 1e18, "PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "KB": 1e3, "B": 1}
 LEAST_P = 1e-300  # below it a p-value's own floating point is no longer to be trusted
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")  # orders, not letters
 

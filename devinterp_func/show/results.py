@@ -185,7 +185,9 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
 
 def write_arrays(folder: Path, name: str, arrays: Mapping[str, Tensor]) -> Path:
     """Arrays as safetensors."""
-    return write(folder / f"{name}.safetensors", safetensors.torch.save({k: v.contiguous() for k, v in arrays.items()}))
+    return write(
+        folder / f"{name}.safetensors", safetensors.torch.save({k: v.cpu().contiguous() for k, v in arrays.items()})
+    )
 
 
 def read_arrays(folder: Path, name: str, script: str = "a script before this one") -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ def logits_buffer(graph: Graph, params: Params, n: int) -> Float[Tensor, "V nC"]
     """Room for the logits of n data; None where the loss has no head."""
     if graph.head is None:
         return None
-    return params[graph.head.weight].new_empty(graph.vocab_size, n * n_positions(graph))
+    return params[graph.head.weight].new_empty(graph.vocab_size, n * n_positions(graph), dtype=graph.head.dtype)
 
 
 def for_fewer(graph: Graph, buffer: Float[Tensor, "V nC"] | None, n: int) -> Float[Tensor, "V mC"] | None:

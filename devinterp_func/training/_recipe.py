@@ -27,10 +27,12 @@ class Recipe:
     max_norm: float = 0.5  # the largest gradient norm left unclipped; math.inf clips none
     seed: int = 0
     n_steps: int | None = None  # stop there, if that is before the last epoch's end
+    processes: int = 1  # that share each batch: they and the next decide in which order gradients are added
+    micro_batch: int | None = None  # data that a process captures at once; None for all its share of a batch
 
     def __post_init__(self) -> None:
         found: dict[str, int | float | None] = {
-            name: checks.integer(name, getattr(self, name)) for name in ("context", "batch_size", "epochs")
+            name: checks.integer(name, getattr(self, name)) for name in ("context", "batch_size", "epochs", "processes")
         }
         found["lr"] = checks.positive("lr", self.lr)
         for name, kind in (("schedule", Schedule), ("optimizer", Optimizer)):
@@ -39,6 +41,12 @@ class Recipe:
         found["max_norm"] = checks.positive("max_norm", self.max_norm, infinite=True)
         found["seed"] = checks.integer("seed", self.seed, least=0)
         found["n_steps"] = None if self.n_steps is None else checks.integer("n_steps", self.n_steps)
+        found["micro_batch"] = None if self.micro_batch is None else checks.integer("micro_batch", self.micro_batch)
+        if self.processes > self.batch_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; {self.processes} processes need at least one datum each: take a "
+                "larger batch, or fewer processes"
+            )
         for name, value in found.items():
             object.__setattr__(self, name, value)
 

@@ -332,5 +332,5 @@ def test_a_model_says_what_it_is_in_a_line():
 
 @pytest.mark.parametrize("source", [{"kind": "jax"}, {}])
 def test_a_source_of_no_known_kind_is_refused(source):
-    with pytest.raises(ValueError, match="of kind .*; it must be 'transformer', 'causal_lm' or 'module'"):
+    with pytest.raises(ValueError, match="of kind .*; it must be 'transformer', 'causal_lm', 'module' or 'autocast'"):
         models.build(source)

@@ -18,11 +18,11 @@ def study(tmp_path_factory):
     config = Config(len(corpus.vocab), d_model=32, d_hidden=32, n_layers=2, dropout=0.0)
     recipe = training.Recipe(epochs=12, n_steps=1000)
     run = recorded(
-        tmp_path_factory.mktemp("runs") / "run", recipe, records.Recording(k=50), corpus, models.transformer(config)
+        tmp_path_factory.mktemp("runs") / "run", recipe, records.Recording(k=20), corpus, models.transformer(config)
     )
     tally = neurons.tally(run.shards(), run.data, neurons.groups(run.shapes), config.vocab_size)
     rows = [tally.row(neuron) for neuron in neurons.every(run.shapes, units=[UNIT])]
-    unseen = text.planted(key=1, n_tokens=20_000)
+    unseen = text.planted(key=1, n_tokens=8_000)
     held_out = batches.chunk(corpus.vocab.encode(unseen.vocab.decode(unseen.train)), recipe.context).tokens
     flips = neurons.sweep(run.graph, run.params(), (held_out,), neurons.every(run.shapes, units=[UNIT]))
     truth = neurons.truly_flips(*neurons.flip_counts(flips, len(rows), config.vocab_size))

@@ -61,6 +61,7 @@ def world(per, seed, n_steps, n=2, k=4, N=5, n_groups=3, real=False, cut=2):
         "datum": draws(rng, N, (n_steps, n)),
         "loss": torch.zeros(n_steps, n),
         **{f"split/{name}": torch.zeros(n_steps, 2, 3) for name in ("size", "along")},
+        **{name: torch.full((n_steps, 1), torch.nan) for name in ("missed", "missed_bound")},
     }
     shape = (n_steps, n, k) if per == "datum" else (n_steps, k)
     entry = draws(rng, P if per == "datum" else n * P, shape)

@@ -317,3 +317,9 @@ def test_locate_finds_the_delta():
         place = locate(shapes, parameter)
         assert units[place.unit][(datum, *place.coordinates)].item() == delta
         assert units[place.unit][datum].flatten()[place.flat].item() == delta
+
+
+def test_more_parameters_than_sort_exactly_are_refused_before_any_is_formed():
+    factors: dict[str, Factor] = {"w": Outer(torch.ones(1, 1, 2**16), torch.ones(1, 1, 2**16 + 1))}
+    with pytest.raises(ValueError, match="4295032832 parameters are captured; at most 4294967296 sort exactly"):
+        per_example.top_k_from_factors(factors, 1)

@@ -13,7 +13,7 @@ from run_builders import contents
 
 from devinterp_func import batches, models, records, text, training
 from devinterp_func.models import Config
-from devinterp_func.records import RecordError, Recording, _recorder, _sealed
+from devinterp_func.records import RecordError, Recording, _going_on, _sealed
 from devinterp_func.records._directory import lock
 from devinterp_func.training import Recipe, _moves
 
@@ -58,7 +58,7 @@ def test_two_runs_of_the_same_recipe_have_the_same_bits(whole, tmp_path):
 
 @pytest.mark.parametrize("shard_bytes", [1, 2**24])
 def test_interrupted_anywhere_it_resumes_to_the_same_tensors(whole, tmp_path, monkeypatch, shard_bytes):
-    monkeypatch.setattr(_recorder, "SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(_going_on, "SHARD_BYTES", shard_bytes)
     for stop in (1, 19, 20, 21, 59, 60, 61, 75, 90):
         record(tmp_path / "run", stop=stop)
     if shard_bytes == 1:  # a shard a step
@@ -73,18 +73,27 @@ KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 sys.path[:0] = sys.argv[1].split(os.pathsep)
-import torch
+import once, pytest, torch
 torch.set_num_threads(int(sys.argv[3]))
-from test_recorder import record
-rng, run, kills = random.Random(0), Path(sys.argv[2]), 0
+from test_recorder import CORPUS, MODEL, RECIPE, RECORDING, record, records
+run, kills, rng = Path(sys.argv[2]), 0, random.Random(0)
+once.patch(pytest.MonkeyPatch())
+records.prepare(run, CORPUS, MODEL, RECIPE, RECORDING)  # traced here, so that what is killed is a child that records
+
+def child(run):  # no thread pool exists yet, so forking is safe and spares twenty imports of torch
+    if own := os.fork():
+        return own
+    record(run)
+    os._exit(0)
+
+started = time.monotonic()
+os.waitpid(child(run.with_name("timed")), 0)
+whole = time.monotonic() - started
 while kills < 20:
-    child = os.fork()  # no thread pool exists yet, so forking is safe and spares twenty imports of torch
-    if child == 0:
-        record(run)
-        os._exit(0)
-    time.sleep(rng.uniform(0, 1))
-    os.kill(child, signal.SIGKILL)
-    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+    own = child(run)
+    time.sleep(rng.uniform(0, whole / 2))
+    os.kill(own, signal.SIGKILL)
+    if os.WIFSIGNALED(os.waitpid(own, 0)[1]):
         kills += 1
     else:  # it had come to its end
         shutil.rmtree(run)
@@ -168,7 +177,7 @@ def test_another_recipe_is_refused_and_the_difference_named(whole):
 
 
 def test_steps_that_come_out_differently_after_a_resume_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_recorder, "SHARD_BYTES", 1)
+    monkeypatch.setattr(_going_on, "SHARD_BYTES", 1)
     record(tmp_path / "run", stop=25)
     before = contents(tmp_path / "run")
     monkeypatch.setattr(_moves, "learning_rate", lambda *_: 1.0)

@@ -234,7 +234,7 @@ def test_progress_says_where_the_recording_stands(tmp_path):
     assert due == {done: {"valid"} for done in range(per_epoch, 3, per_epoch)} | {3: {"valid", "test"}}
     size = sum(t.nbytes for t in stack([seen[0].record]).values())
     assert records.n_bytes(seen[0].record) == size and [now.bytes for now in seen] == [size, 2 * size, 3 * size]
-    assert 0 < seen[0].writing <= seen[1].writing <= seen[2].writing
+    assert 0 <= seen[0].writing <= seen[1].writing < seen[2].writing  # the last waits for all that is written
     assert 0 < max(now.missed for now in seen) < 1e-4
     assert next(records.record(tmp_path / "other", PLANTED, MODEL, recipe, RECORDING)).missed == 0
 

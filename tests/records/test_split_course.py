@@ -22,7 +22,8 @@ def shard(first, size, along):
     datum = torch.zeros(S, 1, dtype=torch.int64)
     outliers = Outliers(datum[..., None], NONE.expand(S, 1)[..., None], datum[..., None], datum[..., None])
     split = Sizes(size.float(), along.float())
-    return Shard(first, S, step, step, step, no, no, no, datum, datum.float(), split, outliers, {})
+    law = NONE.expand(S, 1)
+    return Shard(first, S, step, step, step, no, no, no, datum, datum.float(), split, law, law, outliers, {})
 
 
 def course(values, cuts, n_bins, n_steps):

@@ -65,7 +65,8 @@ def rows(shard):
         factors = {unit: {name: t[i] for name, t in parts.items()} for unit, parts in shard.factors.items()}
         numbers = {name: getattr(shard, name)[i].item() for name in records.StepRecord._fields[:6]}
         split = type(shard.split)(*(tensor[i] for tensor in shard.split))
-        arrays = {"datum": shard.datum[i], "loss": shard.loss[i], "outliers": outliers, "factors": factors}
+        plain = {name: getattr(shard, name)[i] for name in ("datum", "loss", "missed", "missed_bound")}
+        arrays = plain | {"outliers": outliers, "factors": factors}
         yield records.StepRecord(**numbers, split=split, **arrays)
 
 
@@ -201,10 +202,12 @@ def test_results_print_short(run):
     record = next(records.scan(run))
     assert repr(record) == (
         "StepRecord(step=0, epoch=0, batch=0, lr=5, clip=0.75, grad_norm=0.5, datum=[2], loss=[2], split=[2, 3], "
-        "outliers=[2, 3], factors={})"
+        "missed=[2], missed_bound=[2], outliers=[2, 3], factors={})"
     )
     assert "first=0, count=2, step=[2]" in repr(next(records.scan_shards(run)))
-    assert "split=[2, 2, 3], outliers=[2, 2, 3]" in repr(next(records.scan_shards(run)))
+    assert "split=[2, 2, 3], missed=[2, 2], missed_bound=[2, 2], outliers=[2, 2, 3]" in repr(
+        next(records.scan_shards(run))
+    )
     stored = step_record(0, factors=[("linear", "inputs", 4, 5)])
     assert repr(stored).endswith("factors={linear: {inputs: [2, 4, 5]}})")
 

@@ -182,7 +182,8 @@ def test_another_past_is_noticed(run, tmp_path, replaced, noticed, fault):
         (1, "devinterp_func 0.1"),
         (2, "an unreleased devinterp_func 0.2.0, from before its optimizers with memory,"),
         (3, "an unreleased devinterp_func 0.2.0, from before its optimizers with memory,"),
-        (5, "another version of devinterp_func"),
+        (4, "an unreleased devinterp_func 0.2.0, from before its steps could be shared and rounded,"),
+        (6, "another version of devinterp_func"),
     ],
 )
 @pytest.mark.parametrize("file", FILES)
@@ -190,7 +191,7 @@ def test_another_format_is_refused_by_name(run, tmp_path, file, format, reader):
     with mock.patch.object(_sealed, "FORMAT", format), mock.patch.object(_manifest, "FORMAT", format):
         other = build_run(tmp_path / "other")
     shutil.copy(other / file, run / file)
-    refuses(run, run / file, f"of format {format}, which {reader} reads; this one reads format 4")
+    refuses(run, run / file, f"of format {format}, which {reader} reads; this one reads format 5")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_a_safetensors_file_of_another_program_is_noticed(run):
 def test_a_header_says_nothing_that_its_digest_does_not_cover(run):
     file = run / "steps" / "000000.safetensors"
     header, tensors = _sealed.read_sealed(file)
-    fields = {"format": 4, **header._asdict(), "author": "somebody"}
+    fields = {"format": 5, **header._asdict(), "author": "somebody"}
     file.write_bytes(save(tensors, {"devinterp_func": records.canonical(fields)}))
     refuses(run, file, "damaged: its header")
 

@@ -184,7 +184,8 @@ def test_only_the_first_rows_are_shown_and_it_says_so():
 
 
 def curve(n, loss=2.0):
-    return Curve(torch.full((n,), loss, dtype=torch.float64), torch.linspace(0, 1, n), torch.ones(n))
+    unmeasured = torch.full((2, n), torch.nan)
+    return Curve(torch.full((n,), loss, dtype=torch.float64), torch.linspace(0, 1, n), torch.ones(n), *unmeasured)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +196,9 @@ def test_losses_are_shown_at_steps_of_root_ten_and_at_the_end(n, steps):
 
 
 def test_a_row_has_the_last_twentieths_mean_and_its_evaluations():
-    loss = torch.arange(100, dtype=torch.float64)
-    found = cells(
-        terminal.loss_table(Curve(loss, loss / 100, loss), {40: {"valid": 2.0}, 100: {"valid": 1.0, "test": 0.0}})
-    )
+    loss, unmeasured = torch.arange(100, dtype=torch.float64), torch.full((2, 100), torch.nan)
+    evaluations = {40: {"valid": 2.0}, 100: {"valid": 1.0, "test": 0.0}}
+    found = cells(terminal.loss_table(Curve(loss, loss / 100, loss, *unmeasured), evaluations))
     assert ("40", "38.500", "0.39", "2.000", "7.4", "", "") in found  # steps 38 and 39
     assert found[-1] == ("100", "97.000", "0.97", "1.000", "2.7", "0.000", "1.0")
     assert ("1", "0.000", "0.00", "", "", "", "") in found and len(found) == 6

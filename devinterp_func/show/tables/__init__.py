@@ -140,6 +140,15 @@ from devinterp_func.show.tables._phases import (
     unit_groups,
     window_frame,
 )
+from devinterp_func.show.tables._plan import (
+    PLAN_CHANGES,
+    PLAN_COSTS,
+    PLAN_FORMATS,
+    PLAN_SIZES,
+    plan_change_frame,
+    plan_cost_row,
+    plan_size_frame,
+)
 from devinterp_func.show.tables._retrain import (
     OUTCOMES,
     PATCHES,
@@ -257,6 +266,10 @@ __all__ = [
     "PATCHES",
     "PHASE_TABLES",
     "PLANTED_CAUSE",
+    "PLAN_CHANGES",
+    "PLAN_COSTS",
+    "PLAN_FORMATS",
+    "PLAN_SIZES",
     "POST",
     "PREDICTIONS",
     "REACHES",
@@ -335,6 +348,9 @@ __all__ = [
     "patch_frame",
     "phase_course",
     "phase_frames",
+    "plan_change_frame",
+    "plan_cost_row",
+    "plan_size_frame",
     "planted_cause_frame",
     "reach_frame",
     "read_course",
