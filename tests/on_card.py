@@ -8,6 +8,7 @@ from dataclasses import replace
 import cards
 import pytest
 import torch
+from optimizers import OF_EACH_KIND as OPTIMIZERS
 from oracles import assert_equal
 from run_builders import contents, same_bits
 
@@ -17,7 +18,6 @@ from devinterp_func import (
     graph,
     models,
     neurons,
-    optim,
     per_example,
     records,
     text,
@@ -33,12 +33,6 @@ CORPUS = text.planted(key=0, n_tokens=900)
 MODEL = models.transformer(Config(len(CORPUS.vocab), d_model=8, n_heads=2, d_hidden=6, n_layers=1))
 RECIPE = Recipe(context=6, batch_size=4, n_steps=6, lr=0.05, max_norm=0.7)
 RECORDING = Recording(k=9, factors=True, snapshot_every=3)
-OPTIMIZERS = {
-    "sgd": optim.sgd(),
-    "momentum": optim.sgd(momentum=0.9, nesterov=True, weight_decay=0.01),
-    "adamw": optim.adamw(betas=(0.8, 0.95), weight_decay=0.1, matrices_only=True),
-    "muon": optim.muon(but=("embedding.weight", "decoder.weight")),
-}
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 

@@ -79,6 +79,14 @@ def magnitude(split: Split, unit: str, x: Tensor) -> Tensor:
     return abs(gain) * x.abs()
 
 
+OF_EACH_KIND = {  # one of each rule, for the post's model
+    "sgd": optim.sgd(),
+    "momentum": optim.sgd(momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adamw": optim.adamw(betas=(0.8, 0.95), weight_decay=0.1, matrices_only=True),
+    "muon": optim.muon(but=("embedding.weight", "decoder.weight")),
+}
+
+
 # ---- torch's
 
 

@@ -45,18 +45,23 @@ def record(run, recipe, recording, timeout=60.0, **how):
         Path(f"{run}.missed").write_text(str(worst))
 
 
+def failing(rank, at, fail):
+    """Has one rank fail, in its own way, in the step that it is told."""
+    recorded = training.moves
+
+    def until(*args, **how):
+        for move in recorded(*args, **how):
+            if move.step == at:
+                fail()
+            yield move
+
+    if int(os.environ["RANK"]) == rank:
+        training.moves = until
+
+
 def killed(run, recipe, recording, rank, at):
     """Records; one rank kills itself in the step that it is told."""
-    if int(os.environ["RANK"]) == rank:
-        recorded = training.moves
-
-        def until(*args, **how):
-            for move in recorded(*args, **how):
-                if move.step == at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                yield move
-
-        training.moves = until
+    failing(rank, at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     record(run, recipe, recording)
 
 
@@ -77,16 +82,7 @@ def killed_while_it_adds(run, recipe, recording, rank, at):
 
 def stopped(run, recipe, recording, rank, at):
     """Records with a short time-out; one rank stops, alive, in the step that it is told."""
-    if int(os.environ["RANK"]) == rank:
-        recorded = training.moves
-
-        def until(*args, **how):
-            for move in recorded(*args, **how):
-                if move.step == at:
-                    time.sleep(30)
-                yield move
-
-        training.moves = until
+    failing(rank, at, lambda: time.sleep(30))
     record(run, recipe, recording, timeout=8.0)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optimizers import OF_EACH_KIND as OPTIMIZERS
 from oracles import assert_close, loop_of_grads, without_dropout
 from run_builders import contents
 
@@ -25,12 +26,6 @@ MODEL = models.transformer(Config(V, d_model=16, n_heads=2, d_hidden=12, n_layer
 RECIPE = Recipe(context=10, batch_size=6, n_steps=12, lr=0.05, max_norm=0.7)
 RECORDING = Recording(k=20, factors=True, snapshot_every=4)
 DATA = batches.chunk(CORPUS.train, RECIPE.context)
-OPTIMIZERS = {
-    "sgd": optim.sgd(),
-    "momentum": optim.sgd(momentum=0.9, nesterov=True, weight_decay=0.01),
-    "adamw": optim.adamw(betas=(0.8, 0.95), weight_decay=0.1, matrices_only=True),
-    "muon": optim.muon(but=("embedding.weight", "decoder.weight")),
-}
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
