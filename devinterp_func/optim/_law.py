@@ -161,16 +161,19 @@ def missed_bound(made: Made, found: Summed | None = None) -> dict[str, float]:
         found: of ``summed``, added up over the parts that were captured at once; by default all data are one part.
 
     Returns:
-        Unit -> a number to hold ``missed`` against: 0 where nothing changed, NaN for a rule whose gain is a matrix.
+        Unit -> a number to hold ``missed`` against; as that, 0 where nothing was to change, and infinite where a change
+            is lost in the weights' rounding. NaN for a rule whose gain is a matrix.
     """
     found = summed(made.factors, made.split) if found is None else found
     bounds = {}
     for name, present in found.sums.items():
         before, after, split = made.before[name], made.after[name], made.split
-        sizes = sum(float(_norm(x)) for x in (present, split.past(name), split.decay(name), before, after))
+        parts = present, split.past(name), split.decay(name)
+        sizes = sum(float(_norm(x)) for x in (*parts, before, after))
         change = float(_norm(after.double() - before.double()))
         most = found.rounding[name] + 4 * torch.finfo(before.dtype).eps * sizes
-        bounds[name] = most / change if change else 0.0
+        lost = math.inf if any(bool(x.any()) for x in parts) else 0.0  # all of it in the weights' rounding, or nothing
+        bounds[name] = most / change if change else lost
     return bounds
 
 
