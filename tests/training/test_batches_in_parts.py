@@ -62,7 +62,7 @@ def test_a_batch_in_parts_is_the_batch_in_one_piece(data):
         counted = st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=7, max_size=7)
         how["weights"] = torch.tensor(draw(st.lists(counted, min_size=4, max_size=4)), dtype=torch.float64)
     for ours, theirs in zip(moves(cut, **how), moves(recipe, **how), strict=True):
-        assert torch.equal(ours.datum, theirs.datum)
+        assert torch.equal(ours.datum, theirs.datum) and len(ours.datum) == len(ours.losses)
         assert torch.allclose(ours.losses, theirs.losses, rtol=1e-12, atol=0)
         for name, weight in theirs.after.items():
             assert relative_error(ours.after[name], weight) < 1e-12
