@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import processes
 import pytest
@@ -21,8 +22,9 @@ from devinterp_func.records import Recording
 def test_several_processes_leave_what_one_does(tmp_path, size, per):
     """The same bits as one process that makes the shares in turn; in float64, the deltas of a batch in one piece."""
     recording = Recording(k=9, per=per, snapshot_every=4, factors=per == "step")
-    recipe = replace(EXACT, processes=size)
-    assert processes.run(record, size, tmp_path / "said", tmp_path / "run", recipe, recording) == [""] * size
+    recipe = replace(EXACT, processes=size, micro_batch=2 if per == "step" else None)
+    make = partial(record, held_factors=0.0)  # of micro-batches, so that these are formed again
+    assert processes.run(make, size, tmp_path / "said", tmp_path / "run", recipe, recording) == [""] * size
     assert 0 < float((tmp_path / "run.missed").read_text()) < 1e-11
     record(tmp_path / "alone", recipe, recording)
     assert contents(tmp_path / "run") == contents(tmp_path / "alone")
