@@ -115,7 +115,7 @@ def main(settings: Settings) -> None:
             return print(json.dumps(seconds)) if int(os.environ.get("RANK", 0)) == 0 else None
         case "parts":
             few = max(1, rounds // 3)
-            lines = benchmark_parts.process_lines(command_of(settings, "shared", but=("threads",)), few)
+            lines = benchmark_parts.process_lines(command_of(settings, "shared", but=("threads", "run")), few)
             return print("\n".join([*lines, "", *benchmark_parts.micro_batch_lines(setup, few)]))
         case "walks":
             return print("\n".join(benchmark_walks.walk_lines(setup, max(1, rounds // 3))))

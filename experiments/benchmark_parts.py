@@ -81,7 +81,7 @@ def process_lines(command: list[str], rounds: int) -> list[str]:
     """Two processes of one thread beside one of two threads, in turn; what comes of one as of the other.
 
     Args:
-        command: of the benchmark for ``shared``, but for its threads.
+        command: of the benchmark for ``shared``, but for its threads; without --run, which torchrun takes for its own.
         rounds: how often each.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
