@@ -1,6 +1,6 @@
 """Runs the examples of every script's ``--help`` on the demo run: python .ci/examples.py FOLDER, which has runs/demo.
 
-Examples on the post's run, which take an hour, are left out; every script must have one that is not.
+Examples on the post's run, which take an hour, and on a GPU are left out; every script must have one that is not.
 """
 
 import ast
@@ -18,7 +18,7 @@ EXAMPLE = re.compile(r"^ *python experiments/(\S+\.py)(.*?)(?:\s+#.*)?$", re.MUL
 def examples(script: Path) -> list[list[str]]:
     """The commands in a script's docstring that run on the demo run, or on none."""
     lines = EXAMPLE.findall(ast.get_docstring(ast.parse(script.read_text())) or "")
-    long = ("post", "modern", "results")
+    long = ("post", "modern", "results", "cuda")
     return [[name, *shlex.split(rest)] for name, rest in lines if not any(word in rest for word in long)]
 
 

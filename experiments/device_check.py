@@ -53,6 +53,8 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
+    if settings.device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device is {settings.device!r}; torch finds no CUDA device here: --toy runs on the CPU")
     if settings.row is not None:
         return print(json.dumps(measured(settings)))
     until = time.monotonic() + settings.seconds
