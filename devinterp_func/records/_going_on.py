@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from devinterp_func import batches, training, tree
-from devinterp_func.graph import Graph, choose
+from devinterp_func.graph import Graph
 from devinterp_func.optim import State, Summed
 from devinterp_func.per_example import Factor
 from devinterp_func.records._dataset import Dataset
@@ -116,9 +116,9 @@ def _recorded(
     pieces, shares = list[Piece](), training.shares(due.recipe)
     shares = shares if world.size == 1 else shares[world.rank : world.rank + 1]
     first, recorded = shares[0][0].start, measures(due.graph, due.recording, move.step)
-    sums: list[Summed | None] = [None] * len(shares)
+    sums, n_units = list[Summed | None]([None] * len(shares)), 0
     for rows, factors in _parts(due, move, world, first):
-        buffer = delta_buffer(factors) if buffer is None else buffer
+        buffer, n_units = delta_buffer(factors) if buffer is None else buffer, len(factors)
         pieces.append(to_piece(move, due.recording, factors, rows, due.recipe.batch_size, buffer, first))
         if check_law or recorded:
             found = summed_shares(factors, move.split, shares, rows)
@@ -131,7 +131,6 @@ def _recorded(
     law = None if total is None else law_of(move, total)
     missed = 0.0 if law is None else float(law.missed.max())
     assert buffer is not None
-    n_units = len(choose(due.graph, due.recording.units))
     return from_pieces(move, due.recording, pieces, n_units, law if recorded else None), missed, buffer
 
 

@@ -19,7 +19,7 @@ from devinterp_func.per_example import Factor, Outliers
 from devinterp_func.records._dataset import Dataset, pack_data
 from devinterp_func.records._going_on import SHARD_BYTES
 from devinterp_func.records._layout import file_header
-from devinterp_func.records._record_step import Recording, narrow, tensors_of
+from devinterp_func.records._record_step import GAIN, Recording, narrow, tensors_of
 from devinterp_func.records._sealed import ENTRY, Header, canonical, stored_fields
 from devinterp_func.records._step import StepRecord, flatten
 from devinterp_func.training import Recipe
@@ -95,7 +95,7 @@ def step_bytes(graph: Graph, recipe: Recipe, recording: Recording, half: bool = 
 
 
 def _is_halved(name: str, x: Tensor) -> bool:
-    return name.startswith("factors/") and not name.endswith("gain") and x.is_floating_point()
+    return name.startswith("factors/") and not name.endswith(GAIN) and x.is_floating_point()
 
 
 def delta_factors(graph: Graph, recipe: Recipe, factors: dict[str, Factor]) -> dict[str, Factor]:
