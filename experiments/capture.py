@@ -3,7 +3,7 @@
     python experiments/capture.py                                                       # a minute or two, no download
     python experiments/capture.py --corpus wikitext2 --preset post --out runs/post      # the post's run: an hour or two
     python experiments/capture.py --model gpt2 --steps 100 --out runs/demo-gpt2         # another model
-    python experiments/capture.py --optimizer adamw --steps 100 --out runs/demo-adamw   # another optimizer
+    python experiments/capture.py --optimizer sgd --steps 100 --out runs/demo-sgd       # another optimizer
     python experiments/capture.py --corpus wikitext2 --preset modern --out runs/modern  # the same with AdamW
     python experiments/capture.py --plan                                                # what it would take
     torchrun --nproc-per-node 2 experiments/capture.py --steps 100 --out runs/demo-2    # two processes share each batch
@@ -37,13 +37,13 @@ from devinterp_func.training import Recipe, World
 class Settings:
     """Options left at None take the preset's value."""
 
-    corpus: str = "python_docs"  # wikitext2, python_docs, planted, or the path of a UTF-8 text file
+    corpus: str = "python_help"  # wikitext2, python_docs, python_help, planted, or the path of a UTF-8 text file
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of linear maps, forwards and backwards; weights, gradients and the optimizer's step are float32 in any case."""
     tokenizer: str = "basic_english"  # or the path of a tokenizer.json, such as of experiments/tokenizer.py
     model: Kind = "post"  # the post's transformer, or one of Hugging Face's of the preset's sizes
     preset: Literal["demo", "post", "modern"] = "demo"
-    """A small model and 400 steps; the post's 12.27 M parameters, 5 epochs; the same with AdamW, warm-up and cosine."""
+    """A small model, five epochs in half a minute; the post's 12.27 M parameters; the same with AdamW."""
     out: Path = Path("runs/demo")  # the run directory: new, or one that the same command began
     seed: int = 0  # fixes initial weights, order of the data and dropout
     context: int | None = None  # tokens a datum

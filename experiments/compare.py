@@ -1,6 +1,6 @@
 """What differs between runs, such as of two optimizers? What the same scripts found about each, in one table.
 
-    python experiments/compare.py runs/demo runs/demo-adamw
+    python experiments/compare.py runs/demo runs/demo-sgd
     python experiments/compare.py experiments/results/post runs/modern
 
 Runs that were read with the same commands are compared by their tables, in RUN-results beside each; where a run itself

@@ -13,19 +13,17 @@ from devinterp_func.training import Recipe
 
 Kind = Literal["post", "gpt2", "neox", "llama"]
 DEMO = {"d_model": 64, "n_heads": 4, "d_hidden": 64}
+MODERN = Recipe(  # as language models are trained today
+    lr=3e-3,  # for the post's model and text the best of 3e-4, 1e-3 and 3e-3 by validation loss after 976 steps
+    schedule=Schedule("cosine", warmup=500, end=0.1),
+    optimizer=optim.adamw(betas=(0.9, 0.999), weight_decay=0.1, matrices_only=True),
+    max_norm=1.0,
+)
+SHORT = Schedule("cosine", warmup=20, end=0.1)
 PRESETS: dict[str, tuple[dict[str, Any], Recipe, Recording]] = {
-    "demo": (DEMO, Recipe(epochs=1, n_steps=400, lr=4.0), Recording(k=100, snapshot_every=100)),
+    "demo": (DEMO, replace(MODERN, schedule=SHORT), Recording(k=100, snapshot_every=20)),
     "post": ({}, Recipe(), Recording()),
-    "modern": (  # the post's model and text, trained as language models are today
-        {},
-        Recipe(
-            lr=3e-3,  # the best of 3e-4, 1e-3 and 3e-3 by validation loss after 976 steps
-            schedule=Schedule("cosine", warmup=500, end=0.1),
-            optimizer=optim.adamw(betas=(0.9, 0.999), weight_decay=0.1, matrices_only=True),
-            max_norm=1.0,
-        ),
-        Recording(snapshot_every=976),  # three an epoch: a snapshot is three times the weights
-    ),
+    "modern": ({}, MODERN, Recording(snapshot_every=976)),  # three an epoch: a snapshot is three times the weights
 }
 PRE_NORM_LR = 1.0  # of models whose norms come first, as in Hugging Face's: at the presets' rates they learn badly
 USUAL_LR = {"sgd": 5.0, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-3}

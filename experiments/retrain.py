@@ -3,6 +3,7 @@
     python experiments/retrain.py runs/demo --start 300 --steps 40 --shares 0.1 --draws 3     # the validation loss
     python experiments/retrain.py runs/demo --start 300 --steps 20 --shares 0.1 --draws 2 --probe "bigram:of the"
     python experiments/retrain.py runs/demo --start 300 --steps 20 --shares 0.1 --scores credit influence --among "("
+    python experiments/retrain.py runs/demo --start 300 --steps 20 --shares --without 17 4021      # these texts alone
 
 Beside the credits: the norms of the data's deltas, and random draws. Measured are the probes and the loss on other
 validation texts, after the same steps and after one more step on chosen data alone (without dropout). The optimizer's
@@ -10,6 +11,7 @@ memory is carried through both. To help is to
 lower a loss and to raise any other probe. Interrupted, the same command goes on; shares, draws and scores can be added.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,6 +46,7 @@ class Settings:
     """Amounts by which data are chosen: of the ledger, where at_start is of the gradient before the step; or what the
     numbers after these steps would have been without them, to first order."""
     among: str = ""  # also remove random data of those with this token
+    without: tuple[int, ...] = ()  # also remove these data, wherever they occur in these steps
     tail_draws: int = 10  # random batches of one more step
     nodes: int = 3  # of the quadrature
     texts: int = 20  # of each probe that takes texts
@@ -56,6 +59,7 @@ def main(settings: Settings) -> Path:
     stage.require_text(run)
     check(settings, run)
     window, followed = credit.window(run, settings.start, settings.steps), probes_of(settings, run, names)
+    given = occurrences(settings, run, window)
     about = "-".join(f"{name}-{getattr(settings, name)}" for name in PROBES)
     about += "-at-start" if "at_start" in settings.scores else ""
     stem = f"retrain-{window.start}-{window.stop}-{results.slug(' '.join(names))[:80]}-{about}"
@@ -67,7 +71,7 @@ def main(settings: Settings) -> Path:
     scores, intact = amounts.scores(names, settings.scores, more), credit.retrain(window)
     before, end = (credit.probe_values(followed, params) for params in (window.params, intact.params))
     pools = {f"random, with {settings.among}": has_token(run, settings.among)[amounts.datum]} if settings.among else {}
-    wanted = credit.removals(scores, settings.shares, settings.draws, key=key, among=pools)
+    wanted = credit.removals(scores, settings.shares, settings.draws, key=key, among=pools, given=given)
     table = f"{stem}-outcomes"
     outcomes = results.add_rows(work.folder, table, tables.OUTCOMES, schema.frame(tables.OUTCOMES, []))
     todo = tables.missing_choices(wanted, end, outcomes)
@@ -99,8 +103,10 @@ def check(settings: Settings, run: Run) -> None:
         checks.integer(f"--{name}", getattr(settings, name))
     for name in ("draws", "tail_draws"):
         checks.integer(f"--{name}", getattr(settings, name), least=0)
-    if empty := [name for name in ("shares", "scores") if not getattr(settings, name)]:
-        raise ValueError(f"--{empty[0]} is empty; name at least one")
+    if not settings.scores:
+        raise ValueError("--scores is empty; name at least one")
+    if not settings.shares and not settings.without:
+        raise ValueError("--shares is empty; name at least one, or data that --without leaves out")
     for share in settings.shares:
         credit.require_share(share)
     if settings.texts >= (there := len(run.split("valid").tokens)):
@@ -134,6 +140,27 @@ def influences(settings: Settings, run: Run, followed: list[Probe], window: Wind
     for _ in terminal.watched(steps, settings.steps, "going back"):
         pass
     return {"influence": records.read_walk_back(folder, Influences).influence.sum(-1)}
+
+
+def occurrences(settings: Settings, run: Run, window: Window) -> dict[str, Tensor]:
+    """Where the data that are named occur in the steps.
+
+    Raises:
+        ValueError: one of them does nowhere.
+    """
+    if not settings.without:
+        return {}
+    datum = torch.stack([record.datum for record in records.scan(run, window.start, window.stop)])
+    if absent := [id_ for id_ in settings.without if not bool((datum == id_).any())]:
+        raise ValueError(f"--without names datum {absent[0]}, which none of the steps of the {window} saw")
+    return {_named(sorted(set(settings.without))): torch.isin(datum, torch.tensor(settings.without))}
+
+
+def _named(ids: list[int], most: int = 8) -> str:
+    """What a table calls the removal of some data; of many, by how many and a digest."""
+    if len(ids) <= most:
+        return f"without {', '.join(map(str, ids))}"
+    return f"without {len(ids):,} data, {hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
 
 
 def has_token(run: Run, token: str) -> Tensor:

@@ -50,6 +50,7 @@ ARROWS: dict[str, set[str]] = {  # room -> the rooms it imports; no more and no 
         "graph",
         "keys",
         "neurons",
+        "optim",
         "per_example",
         "records",
         "stats",
@@ -65,6 +66,8 @@ FOREIGN = {  # packages that only some rooms may know
     "rich": {"show", "text"},  # the download's progress bar
     "matplotlib": {"show"},
     "jinja2": {"show"},
+    "starlette": {"show"},
+    "uvicorn": {"show"},
     "safetensors": {"records", "show"},
     "requests": {"text"},
     "tokenizers": {"text"},

@@ -124,6 +124,8 @@ from devinterp_func.credit._snapshots import (
 from devinterp_func.credit._summary import CreditedText, ProbeCourses, most_credited, probe_courses
 from devinterp_func.credit._together import together_values
 from devinterp_func.credit._trust import Completeness, completeness, rank_agreement
+from devinterp_func.credit._undone import Undone, undone
+from devinterp_func.credit._visits import of_datum
 
 __all__ = [
     "ALL",
@@ -176,6 +178,7 @@ __all__ = [
     "TOP",
     "TokenAmounts",
     "Trial",
+    "Undone",
     "VERDICTS",
     "Verdict",
     "Window",
@@ -225,6 +228,7 @@ __all__ = [
     "most_influential",
     "most_lived",
     "norms",
+    "of_datum",
     "parse_probe",
     "patterns",
     "planted_causes",
@@ -258,6 +262,7 @@ __all__ = [
     "together_values",
     "top_mask",
     "try_forecast",
+    "undone",
     "usual_horizons",
     "window",
     "window_data",

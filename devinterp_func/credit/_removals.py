@@ -77,6 +77,7 @@ def removals(
     *,
     key: keys.Key | int,
     among: Mapping[str, Bool[Tensor, "S n"]] = MappingProxyType({}),
+    given: Mapping[str, Bool[Tensor, "S n"]] = MappingProxyType({}),
 ) -> dict[Choice, Bool[Tensor, "S n"]]:
     """For each share the top of each score, and random draws of the same size, from all and from some occurrences.
 
@@ -86,9 +87,10 @@ def removals(
         draws: how many random ones.
         key: of them.
         among: occurrences that others are drawn from, by the name of these draws.
+        given: occurrences that are removed as they are, by name, each beside random draws of as many.
 
     Raises:
-        ValueError: as of ``top_mask``, or there are too few occurrences to draw from.
+        ValueError: as of ``top_mask``, there are too few occurrences to draw from, or those given are none or all.
     """
     shape = tuple(next(iter(scores.values())).shape)
     chance = [keys.uniform(shape, 0.0, 1.0, key=keys.fold_in(key, draw)) for draw in range(draws)]
@@ -98,6 +100,12 @@ def removals(
         chosen |= {Choice(RANDOM, share, draw): top_mask(score, share) for draw, score in enumerate(chance)}
         for name, pool in among.items():
             chosen |= {Choice(name, share, draw): _top_of(pool, score, share) for draw, score in enumerate(chance)}
+    for name, own in given.items():
+        count, n = int(own.sum()), own.numel()
+        if not 0 < count < n:
+            raise ValueError(f"{name!r} are {count} of {n} occurrences; they must be some and not all")
+        chosen[Choice(name, count / n)] = own
+        chosen |= {Choice(RANDOM, count / n, draw): top_mask(score, count / n) for draw, score in enumerate(chance)}
     return chosen
 
 

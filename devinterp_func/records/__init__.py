@@ -4,6 +4,8 @@ from devinterp_func.records._backwards import backwards, find_whole
 from devinterp_func.records._dataset import Dataset, dataset
 from devinterp_func.records._directory import n_steps, shards, snapshots
 from devinterp_func.records._going_on import Progress, n_bytes
+from devinterp_func.records._index import Course, Index, Moved, read_index
+from devinterp_func.records._index_build import index, index_bytes
 from devinterp_func.records._manifest import RunPath, create, manifest
 from devinterp_func.records._memory import Memory, memory
 from devinterp_func.records._open import open
@@ -28,10 +30,13 @@ from devinterp_func.records._walk import SHARD, Last, read_walk, walk
 from devinterp_func.records._walk_back import read_walk_back, walk_back
 
 __all__ = [
+    "Course",
     "Curve",
     "Dataset",
+    "Index",
     "Last",
     "Memory",
+    "Moved",
     "Progress",
     "RecordError",
     "Recording",
@@ -51,6 +56,8 @@ __all__ = [
     "delta_buffer",
     "find_whole",
     "full_log_bytes",
+    "index",
+    "index_bytes",
     "install",
     "manifest",
     "memory",
@@ -61,6 +68,7 @@ __all__ = [
     "prepare",
     "read",
     "read_evaluations",
+    "read_index",
     "read_params",
     "read_walk",
     "read_walk_back",

@@ -138,7 +138,7 @@ def _excerpt(run: Run, row: dict[str, Any]) -> Excerpt:
     coloured = [Word(word, credit / largest) for word, credit in zip(targets, row["credits"], strict=True)]
     steps = f"{row['steps']:,} step" + "s" * (row["steps"] > 1)
     return Excerpt(
-        [Word(tokens[0]), *coloured], f"datum {row['datum']:,}, in {steps}: credit {page.shown(row['credit'])}"
+        [Word(tokens[0]), *coloured], page.source(row["datum"], f", in {steps}: credit {page.shown(row['credit'])}")
     )
 
 

@@ -195,8 +195,8 @@ def _excerpt(run: Run, text: dict[str, Any]) -> Excerpt:
     each = zip(text["steps"], text["epochs"], text["by visit"], strict=True)
     visits = ", ".join(f"step {step:,} (epoch {epoch}): {page.shown(amount)}" for step, epoch, amount in each)
     place = f"place {text['influence place']:,}, by credit {text['credit place']:,}, of {text['data']:,}"
-    source = f"datum {text['datum']:,}: influence {page.shown(text['influence'])}, credit {page.shown(text['credit'])}"
-    return Excerpt([Word(tokens[0]), *coloured], f"{source}; {place}; {visits}")
+    amounts = f": influence {page.shown(text['influence'])}, credit {page.shown(text['credit'])}"
+    return Excerpt([Word(tokens[0]), *coloured], page.source(text["datum"], f"{amounts}; {place}; {visits}"))
 
 
 def _plain(run: Run, text: dict[str, Any]) -> words.Excerpt:

@@ -75,7 +75,7 @@ def _excerpt(run: Run, row: dict[str, Any]) -> Excerpt:
     largest = max(map(abs, row["credits"])) or 1.0
     coloured = [Word(word, amount / largest) for word, amount in zip(targets, row["credits"], strict=True)]
     place = f"place {row['lifetime place']:,}, by present credit {row['present place']:,}, of {row['data']:,}"
-    return Excerpt([Word(tokens[0]), *coloured], f"datum {row['datum']:,}: {page.shown(row['lifetime'])}; {place}")
+    return Excerpt([Word(tokens[0]), *coloured], page.source(row["datum"], f": {page.shown(row['lifetime'])}; {place}"))
 
 
 def _plain(run: Run, row: dict[str, Any]) -> words.Excerpt:

@@ -62,10 +62,10 @@ def card(run: Run, rows: dict[str, dict[str, Any]], flips: pl.DataFrame, excerpt
         if view[what]
     }
     both = set(verdict["both"])
-    chips = [Chip(vocab.tokens[id], id in both) for id in verdict["notable tokens"][:CHIPS]]
+    chips = [Chip(page.mention("token", id, vocab.tokens[id]), id in both) for id in verdict["notable tokens"][:CHIPS]]
     often = Excerpt(
         [Word(word) for word in vocab.decode(run.data.tokens[view["datum"]])],
-        f"datum {view['datum']:,}, attributed {page.times(view['times'])}",
+        page.source(view["datum"], f", attributed {page.times(view['times'])}"),
     )
     texts = [often, *(excerpt(run, row) for row in excerpts.iter_rows(named=True))]
     spelled = words.spell(flips, tables.FLIPS, vocab).head(ROWS)
@@ -91,4 +91,4 @@ def excerpt(run: Run, row: dict[str, Any]) -> Excerpt:
     told = words.flip_excerpt(flip, run.corpus.vocab)
     leading, following = (["…"] * cut for cut in told.cut)
     parts = [Word(word) for word in (*leading, *told.before)], [Word(word) for word in (*told.following, *following)]
-    return Excerpt([*parts[0], Word(told.marked, after=told.beside), *parts[1]], f"datum {row['datum']:,}")
+    return Excerpt([*parts[0], Word(told.marked, after=told.beside), *parts[1]], page.source(row["datum"]))

@@ -1,4 +1,4 @@
-"""Outliers, neurons, verdicts, skill and activations as sections of a run's report, from their scripts' tables."""
+"""Neurons, verdicts, skill and activations as sections of a run's report, from their scripts' tables."""
 
 import math
 from collections.abc import Sequence
@@ -10,76 +10,34 @@ from markupsafe import Markup
 
 from devinterp_func import neurons, units
 from devinterp_func.records import Run
-from devinterp_func.show import _neuron_cards, _split_sections, page, plots, results, tables, words
+from devinterp_func.show import _neuron_cards, page, plots, results, tables, words
 from devinterp_func.show.drawing import NARROW, WIDE
 from devinterp_func.show.page import Section
 
-CARDS, RANKED = 12, 6  # neurons shown on cards; best rankings of each kind in the figure
-FREQUENT, HEAD = 5, 40  # of each unit the most frequent parameters; of the attribution table the first rows
+CARDS, RANKED = 12, 3  # neurons shown on cards; rankings of each kind that are best over all units, in the figure
 NONE = "No weight of a layer's linear map was captured, so there is no neuron to ablate."
 FLIPPED = "Tokens that flip anywhere, by unit, and the share of them that is notable."
 KINDS: dict[str, plots.Kind] = {
     "record": "record",
-    "record and model": "record",
+    "record and model": "record and model",
     "model": "baseline",
     "chance": "control",
 }
 
 
 def sections(run: Run, folder: Path) -> list[Section]:
-    """The sections whose tables are there; of data that are no text, that on outliers alone.
+    """The sections whose tables are there.
 
     Args:
         run: the run.
         folder: its results.
     """
     parts = {
-        "outlier_units": outliers_section,
         "verdicts": verdict_sections,
         "skill": skill_section,
         "activations": activations_section,
     }
-    if not run.is_text:
-        parts = {"outlier_units": outliers_section}
     return [section for name, make in parts.items() if results.has_table(folder, name) for section in make(run, folder)]
-
-
-def outliers_section(run: Run, folder: Path) -> list[Section]:
-    """Where the outliers lie: over training, by unit and epoch, by parameter; the attribution table's first rows."""
-    vocab, shapes = words.vocab_of(run), run.shapes
-    course, names = tables.read_course(results.read_table(folder, "outlier_course", tables.OUTLIER_COURSE))
-    n_steps = int(course.edges[-1])
-    heat = [plots.outliers_over_training(course.counts, names, n_steps, width=width) for width in (WIDE, NARROW)]
-    counts = results.read_arrays(folder, "outliers", "attribute.py")["by_parameter"]
-    curves: dict[str, list[torch.Tensor]] = {}
-    for unit, part in units.split(counts, shapes).items():
-        curves.setdefault(units.kind(unit), []).append(part)
-    by_kind = {kind: torch.cat(parts) for kind, parts in curves.items()}
-    concentration = [plots.concentration(by_kind, width) for width in (WIDE, NARROW)]
-    by_unit = results.read_table(folder, "outlier_units", tables.OUTLIER_UNITS)
-    n_epochs = max(map(len, by_unit["by epoch"].to_list()), default=0)
-    epochs = [pl.col("by epoch").list.get(i).alias(f"epoch {i}") for i in range(n_epochs)]
-    shown = by_unit.select(pl.exclude("by epoch"), *epochs)
-    head = results.read_table(folder, "attribution", tables.ATTRIBUTION)
-    frequent = results.read_table(folder, "parameters", tables.PARAMETERS)
-    frequent = frequent if run.is_text else frequent.drop("notable tokens")
-    items = [
-        page.figure(heat[0], "Share of each bin's outliers by unit, over training.", "Heat map", narrow=heat[1]),
-        page.typed_table(shown, tables.OUTLIER_UNITS, vocab, "Outliers by unit and epoch.", bars=["share"]),
-        page.figure(
-            concentration[0],
-            "Outliers of each parameter, most frequent first, by kind of unit.",
-            "Log-log curves",
-            narrow=concentration[1],
-        ),
-        page.details(
-            "The most frequent parameters, and the attribution table's first rows",
-            page.typed_table(frequent.group_by("unit", maintain_order=True).head(FREQUENT), tables.PARAMETERS, vocab),
-            page.typed_table(head.head(HEAD), tables.ATTRIBUTION, vocab),
-        ),
-    ]
-    lead = f"The weights that each datum moved most. {_split_sections.present_words(run, folder)}".strip()
-    return [Section("Outliers", lead, items)]
 
 
 def verdict_sections(run: Run, folder: Path) -> list[Section]:
@@ -144,8 +102,7 @@ def skill_section(run: Run, folder: Path) -> list[Section]:
     if table.is_empty():
         return []
     whole, wide = table.filter(pl.col("neurons") == "all"), tables.skill_by_unit(table)
-    best = wide.group_by("kind", maintain_order=True).head(RANKED)["ranking"].to_list()
-    shown = wide.filter(pl.col("ranking").is_in([*best, neurons.POST]))
+    shown = wide.filter(pl.col("ranking").is_in([*best_rankings(wide), neurons.POST]))
     names, panels = shown["ranking"].to_list(), whole["unit"].unique(maintain_order=True).to_list()
     kinds = [KINDS[kind] for kind in shown["kind"]]
     value, low, high = torch.full((3, len(panels), len(names)), torch.nan)
@@ -156,8 +113,8 @@ def skill_section(run: Run, folder: Path) -> list[Section]:
     drawn = [plots.skill_bars(names, value, low, high, titles, kinds, width=width) for width in (WIDE, NARROW)]
     lead = (
         "Each ranking orders all tokens for each neuron; the truth is which tokens the neuron's ablation truly flips "
-        "on the validation split. Mean average precision, with 95 % bootstrap intervals. The figure has the best of "
-        "each kind, and the post's."
+        "on the validation split. Mean average precision, with 95 % bootstrap intervals. The figure has of each kind, "
+        "the finished model's and chance too, the best over all units and the best in each, and the post's ranking."
     )
     contrasts = results.read_table(folder, "skill_contrasts", tables.CONTRASTS)
     contrasts = contrasts.with_columns(pl.col("unit").map_elements(units.label, return_dtype=pl.String))
@@ -171,6 +128,22 @@ def skill_section(run: Run, folder: Path) -> list[Section]:
         ),
     ]
     return [Section("Does the method predict?", lead, items)]
+
+
+def best_rankings(wide: pl.DataFrame, most: int = RANKED) -> list[str]:
+    """Of each kind the rankings that are best over all units, and the best in each unit.
+
+    Args:
+        wide: of ``tables.skill_by_unit``, the best mean first.
+        most: of each kind, over all units.
+    """
+    best: list[str] = []
+    for (_,), rows in wide.group_by("kind", maintain_order=True):
+        best += rows.head(most)["ranking"].to_list()
+        for unit in rows.select(pl.exclude("kind", "ranking")):
+            known = rows.with_columns(unit.fill_nan(None).alias("of unit")).drop_nulls("of unit")
+            best += known.sort("of unit", descending=True, maintain_order=True).head(1)["ranking"].to_list()
+    return list(dict.fromkeys(best))
 
 
 def _skill_of(table: pl.DataFrame, group: str) -> Markup:

@@ -13,6 +13,7 @@ from devinterp_func import credit
 from devinterp_func.credit import Course
 from devinterp_func.records import Run
 from devinterp_func.show import page, plots, results, tables, words
+from devinterp_func.show._written import literal
 from devinterp_func.show.drawing import NARROW, WIDE
 from devinterp_func.show.page import Section
 from devinterp_func.stats import Points
@@ -128,7 +129,9 @@ def step_figures(
 def with_text(makers: pl.DataFrame, run: Run) -> pl.DataFrame:
     """The text of each phase's largest datum, and the units with their shares in one cell."""
     vocab: Vocab = run.corpus.vocab
-    texts = [words.words(run.data.tokens[datum].tolist(), vocab) for datum in makers["largest datum"].to_list()]
+    texts = [
+        literal(words.words(run.data.tokens[datum].tolist(), vocab)) for datum in makers["largest datum"].to_list()
+    ]
     pairs = zip(makers["units"].to_list(), makers["shares of the units"].to_list(), strict=True)
     shares = [[f"{unit} {share:.0%}" for unit, share in zip(*pair, strict=True)] for pair in pairs]
     told = makers.with_columns(

@@ -16,10 +16,12 @@ from devinterp_func.show import (
     _lifetime_sections,
     _neuron_sections,
     _norm_sections,
+    _outlier_sections,
     _phase_sections,
     _retrain_sections,
     _run_sections,
     _split_sections,
+    _summary,
     page,
     results,
 )
@@ -29,18 +31,20 @@ POST = "https://www.lesswrong.com/posts/DtkA5jysFZGv7W4qP/training-process-trans
 TOPICS = (  # each has ``sections(run, folder)``; in the order of the page
     _run_sections,
     _split_sections,
-    _neuron_sections,
-    _bigram_sections,
     _credit_sections,
     _lifetime_sections,
     _influence_sections,
+    _retrain_sections,
+    _neuron_sections,
+    _bigram_sections,
+    _outlier_sections,
     _norm_sections,
     _direction_sections,
     _phase_sections,
-    _retrain_sections,
     _judge_sections,
 )
-OF_ANY_DATA = (_run_sections, _split_sections, _neuron_sections, _judge_sections)
+OF_ANY_DATA = (_run_sections, _split_sections, _outlier_sections, _judge_sections)
+SUMMARY = "What the tables say, each number beside its control. The sections have the rest."
 NO_TEXT = """The data of this run are tensors, no text. Notable tokens, flips, bigrams, ledgers by token, heads, norms,
 directions and phases are told in words, which these data do not have; the library's functions take any data."""
 SCRIPTS = {  # stage, also its script's name -> what it adds to the page
@@ -62,12 +66,15 @@ SCRIPTS = {  # stage, also its script's name -> what it adds to the page
 }
 
 
-def report(run: RunPath, folder: Path | None = None) -> str:
+def report(run: RunPath, folder: Path | None = None, links: page.Links | None = None) -> str:
     """A run's whole page as HTML; what has no results yet is left out, and named at the end.
 
     Args:
         run: the run, or its directory.
         folder: its results; by default beside it.
+        links: where names lead that pages beside this one tell of, (kind, value) -> address: ("neuron", name),
+            ("datum", id), ("step", t), ("token", id), ("head", "0.1"), ("probe", name). None: no such page; a neuron
+            leads to its card then.
 
     Raises:
         RecordError: there is no such run.
@@ -82,13 +89,18 @@ def report(run: RunPath, folder: Path | None = None) -> str:
             sections += topic.sections(opened, folder)
         except results.Missing as error:  # a part of a topic's results
             absent.append((str(error), ""))
+    found = _summary.findings(opened, folder)
+    if found:
+        sections.insert(0, Section("Summary", SUMMARY, [page.findings(found)]))
     if notes:
-        sections.insert(1, Section("Out of date", "Some results do not follow from what is here now.", notes))
+        sections.insert(
+            1 + bool(found), Section("Out of date", "Some results do not follow from what is here now.", notes)
+        )
     if not opened.is_text:
         sections.append(Section("What is left out", NO_TEXT))
     if absent:
         sections.append(_not_here(opened, absent))
-    return page.page("How this model came to be", _subtitle(opened), sections)
+    return page.page("How this model came to be", _subtitle(opened), sections, links, numbered=True)
 
 
 def _subtitle(run: Run) -> str:

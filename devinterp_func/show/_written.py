@@ -11,11 +11,13 @@ Format = str | Callable[[Any], str]  # a format specification such as ".1%", "p"
 NONE = "–"
 UNITS = {"ZB": 1e21, "EB": 1e18, "PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "KB": 1e3, "B": 1}
 LEAST_P = 1e-300  # below it a p-value's own floating point is no longer to be trusted
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")  # orders, not letters
+CONTROLS = re.compile(  # orders, not letters; and halves of letters, which no file can hold
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def literal(text: object) -> str:
-    """A text without the characters that a terminal or a page would obey; tabs and line ends stay.
+    """A text without the characters that a terminal or a page would obey, or cannot hold; tabs and line ends stay.
 
     >>> literal("\\x1b[31mred"), literal("a\\tb")
     ('�[31mred', 'a\\tb')

@@ -11,6 +11,14 @@ import polars as pl
 
 INT, FLOAT, BOOL, NAME = pl.Int64(), pl.Float64(), pl.Boolean(), pl.String()
 IDS = pl.List(pl.Int64)
+SUBJECTS = {  # column -> what its values name, whichever table it is in: a page may tell more of each
+    "neuron": "neuron",
+    "datum": "datum",
+    "largest datum": "datum",
+    "step": "step",
+    "head": "head",
+    "probe": "probe",
+}
 
 
 class Column(NamedTuple):
@@ -21,6 +29,7 @@ class Column(NamedTuple):
     token: bool = False  # holds ids of tokens, one or a list
     format: str | None = None  # a format specification such as ".1%", or "p" for a p-value
     control: bool = False  # what the others are held against
+    subject: str | None = None  # what its values name, such as "datum"; by default as ``subject`` says
 
 
 class Table(NamedTuple):
@@ -40,6 +49,21 @@ def token(meaning: str = "") -> Column:
 def tokens(meaning: str = "") -> Column:
     """A column of lists of token ids."""
     return Column(IDS, meaning, token=True)
+
+
+def subject(name: str, column: Column | None = None) -> str | None:
+    """What a column's values name: a neuron, datum, step, token, head or probe; None where they name nothing.
+
+    Args:
+        name: of the column.
+        column: what its table says of it.
+
+    >>> subject("neuron"), subject("output", token("after it")), subject("delta")
+    ('neuron', 'token', None)
+    """
+    if column is not None and (column.subject or column.token):
+        return column.subject or "token"
+    return SUBJECTS.get(name)
 
 
 def frame(table: Table, rows: Iterable[Mapping[str, Any]] | Mapping[str, Any]) -> pl.DataFrame:

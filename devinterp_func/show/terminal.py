@@ -1,7 +1,9 @@
 """Results as tables and lines for a person at a terminal, or for a file that a person reads."""
 
 import io
+import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from devinterp_func.units import locate
 
 __all__ = [
     "Columns",
+    "PROGRESS",
     "console",
     "loss_table",
     "perplexity",
@@ -37,6 +40,8 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
+PROGRESS = "DEVINTERP_PROGRESS"  # in the environment: the file that ``watched`` writes to how far it is
+TOLD_EVERY = 0.5  # seconds from one line there to the next
 
 
 def loss_table(
@@ -151,6 +156,9 @@ def watched(
 ) -> Iterator[Item]:
     """The items, with a progress bar on a terminal; elsewhere a line every half minute.
 
+    Where the environment's DEVINTERP_PROGRESS names a file, it is added to for a program that waits: lines of JSON with
+    ``done``, ``total`` and ``doing``.
+
     Args:
         items: any iterable.
         total: how many there are, those done before included.
@@ -159,7 +167,7 @@ def watched(
         first: how many were done before.
     """
     tell = doing if callable(doing) else lambda item: doing
-    screen = console(error=True)
+    screen, note = console(error=True), _noted(total)
     began = said = time.monotonic()
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("", total=total, completed=first)
@@ -171,8 +179,24 @@ def watched(
                 left = _duration((now - began) / done * (total - first - done))
                 say(f"{tell(item)}: {first + done:,} of {total:,}, about {left} to go", screen)
                 said = now
+            note(first + done, tell(item))
             yield item
             bar.advance(task)
+            note(first + done + 1, tell(item))
+
+
+def _noted(total: int) -> Callable[[int, str], None]:
+    """What writes to the file for programs, if there is one: the first and the last of all, others now and then."""
+    path, last = os.environ.get(PROGRESS), -math.inf
+
+    def note(done: int, doing: str) -> None:
+        nonlocal last
+        if path and (done == total or time.monotonic() - last >= TOLD_EVERY):
+            last = time.monotonic()
+            with open(path, "a") as file:
+                file.write(json.dumps({"done": done, "total": total, "doing": doing}) + "\n")
+
+    return note
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from devinterp_func.show._training_words import optimizer_name as optimizer_name
 from devinterp_func.show._training_words import optimizer_words as optimizer_words
 from devinterp_func.show._training_words import schedule_words as schedule_words
 from devinterp_func.show._training_words import training_words as training_words
+from devinterp_func.show._written import literal
 from devinterp_func.show.schema import Table
 from devinterp_func.text import Vocab
 
@@ -32,7 +33,7 @@ class Excerpt(NamedTuple):
 
     def __str__(self) -> str:
         words = [*self.before, f"({self.marked} {self.mark} {self.beside})", *self.following]
-        return " ".join(["…"] * self.cut[0] + words + ["…"] * self.cut[1])
+        return literal(" ".join(["…"] * self.cut[0] + words + ["…"] * self.cut[1]))
 
 
 def excerpt(
@@ -87,7 +88,14 @@ def spell(frame: pl.DataFrame, table: Table, vocab: Vocab | None) -> pl.DataFram
     """
     if vocab is None:
         return frame
-    ids, words = pl.Series(range(len(vocab)), dtype=pl.Int64), pl.Series(vocab.tokens, dtype=pl.String)
+    names = [name for name in frame.columns if name in table.columns and table.columns[name].token]
+    known = {id for name in names for id in frame[name].explode().drop_nulls().unique().to_list()}
+    for name in names:
+        own = frame[name].explode().drop_nulls()
+        if unknown := own.filter(~own.is_between(0, len(vocab) - 1)).to_list():
+            raise ValueError(f"{name!r} holds the token id {unknown[0]}; the vocabulary has {len(vocab)} tokens")
+    ids = pl.Series(sorted(known), dtype=pl.Int64)
+    words = pl.Series([literal(vocab.tokens[id]) for id in sorted(known)], dtype=pl.String)
 
     def spelled(name: str) -> pl.Expr:
         listed = isinstance(table.columns[name].dtype, pl.List)
@@ -95,11 +103,6 @@ def spell(frame: pl.DataFrame, table: Table, vocab: Vocab | None) -> pl.DataFram
         said = one.replace_strict(ids, words, default=None, return_dtype=pl.String)
         return (pl.col(name).list.eval(said) if listed else said).alias(name)
 
-    names = [name for name in frame.columns if name in table.columns and table.columns[name].token]
-    for name in names:
-        known = frame[name].explode().drop_nulls()
-        if unknown := known.filter(~known.is_between(0, len(vocab) - 1)).to_list():
-            raise ValueError(f"{name!r} holds the token id {unknown[0]}; the vocabulary has {len(vocab)} tokens")
     return frame.with_columns(spelled(name) for name in names)
 
 

@@ -1,6 +1,6 @@
 """Vocabularies and tokenizers, corpora by name and their documents, WikiText-2, planted text."""
 
-from devinterp_func.text._corpora import from_file, load, python_docs, texts
+from devinterp_func.text._corpora import from_file, load, python_docs, python_help, texts
 from devinterp_func.text._corpus import (
     Corpus,
     Documents,
@@ -37,6 +37,7 @@ __all__ = [
     "planted_bigrams",
     "planted_topics",
     "python_docs",
+    "python_help",
     "read_tokenizer",
     "texts",
     "tokenize",

@@ -16,7 +16,7 @@ SKIPPED_PACKAGES = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "distut
 
 
 def load(name: str, tokenizer: AnyTokenizer = BASIC_ENGLISH) -> Corpus:
-    """A corpus by name: ``wikitext2``, ``python_docs``, ``planted`` (key 0), or the path of a UTF-8 text file.
+    """A corpus by name: ``wikitext2``, ``python_docs``, ``python_help``, ``planted`` (key 0), or a UTF-8 file's path.
 
     Args:
         name: of the corpus.
@@ -46,6 +46,7 @@ def texts(name: str) -> Texts:
     named: dict[str, Callable[[], Texts]] = {
         "wikitext2": wikitext2_texts,
         "python_docs": _python_docs_texts,
+        "python_help": _python_help_texts,
         "planted": planted_texts,
     }
     if name in named:
@@ -76,6 +77,39 @@ def _python_docs_texts() -> Texts:
     held_out = documents[9::20], documents[19::20]
     del documents[9::10]
     return Texts("python_docs", documents, *held_out, min_count=3)
+
+
+def python_help(tokenizer: AnyTokenizer = BASIC_ENGLISH) -> Corpus:
+    """The topics of ``help()`` alone: a corpus of which a small model sees every text several times in a minute.
+
+    On Python 3.11 about 61,000 train tokens of 1,700 types (those rarer than 3 are ``<unk>``), 3,000 for validation and
+    1,500 for testing. Topics that are a part of another, such as ``while`` of ``compound``, are left out, so that no
+    held-out text is in the training data; of every ten the third is for validation, the eighth for testing.
+
+    Args:
+        tokenizer: of ``from_texts``.
+    """
+    return from_texts(_python_help_texts(), tokenizer)
+
+
+def _python_help_texts() -> Texts:
+    from pydoc_data.topics import topics
+
+    documents = [(f"help({name!r})", topics[name]) for name in _whole_topics(topics)]
+    held_out = documents[2::10], documents[7::10]
+    del documents[2::5]
+    return Texts("python_help", documents, *held_out, min_count=3)
+
+
+def _whole_topics(topics: dict[str, str]) -> list[str]:
+    """The names of topics, in order, of whose long lines less than half are in one longer topic."""
+    lines = {name: {line for x in text.splitlines() if len(line := x.strip()) > 40} for name, text in topics.items()}
+    sizes = {name: (len(text), name) for name, text in topics.items()}
+
+    def is_part(name: str, of: str) -> bool:
+        return sizes[name] < sizes[of] and 2 * len(lines[name] & lines[of]) >= len(lines[name])
+
+    return [name for name in sorted(topics) if not any(is_part(name, other) for other in topics)]
 
 
 def from_file(path: str | Path, tokenizer: AnyTokenizer = BASIC_ENGLISH) -> Corpus:

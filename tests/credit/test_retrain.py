@@ -206,6 +206,20 @@ def test_random_choices_among_some_are_of_these_alone(pool, draws):
     assert sum(choice.score == "some" for choice in found) == draws
 
 
+@few
+@given(own=st.lists(st.booleans(), min_size=12, max_size=12), draws=st.integers(0, 3))
+def test_what_is_given_is_removed_as_it_is_beside_random_choices_of_as_many(own, draws):
+    own, scores = torch.tensor(own).view(4, 3), {"credit": torch.arange(12.0).view(4, 3)}
+    if (count := int(own.sum())) in (0, 12):
+        with pytest.raises(ValueError, match=f"'mine' are {count} of 12 occurrences; they must be some and not all"):
+            credit.removals(scores, [], draws, key=0, given={"mine": own})
+        return
+    found = credit.removals(scores, [], draws, key=0, given={"mine": own})
+    assert torch.equal(found.pop(credit.Choice("mine", count / 12)), own)
+    assert set(found) == {credit.Choice("random", count / 12, draw) for draw in range(draws)}
+    assert all(int(removed.sum()) == count for removed in found.values())
+
+
 def test_patches_are_the_ends_of_the_summed_scores():
     datum = torch.tensor([[4, 1], [2, 4], [3, 0]])
     score = torch.tensor([[1.0, 5.0], [3.0, 1.5], [-1.0, 0.0]])

@@ -12,7 +12,7 @@ from run_builders import PLANTED, recorded
 from devinterp_func import neurons, records, stats, text, units
 from devinterp_func.models import Config, transformer
 from devinterp_func.records import Recording
-from devinterp_func.show import _neuron_sections, page, results, tables
+from devinterp_func.show import _neuron_sections, _outlier_sections, page, results, tables
 from devinterp_func.training import Recipe
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))  # where the scripts find each other
@@ -63,7 +63,8 @@ def another(folder):
 
 
 def sections(run, folder):
-    return {section.title: section for section in _neuron_sections.sections(run, folder)}
+    topics = (_neuron_sections, _outlier_sections)
+    return {section.title: section for topic in topics for section in topic.sections(run, folder)}
 
 
 # ---- attribute

@@ -11,7 +11,7 @@ import pytest
 import torch
 from run_builders import PLANTED, recorded
 
-from devinterp_func import credit, keys, per_example, text
+from devinterp_func import credit, keys, per_example, records, text
 from devinterp_func.models import Config, transformer
 from devinterp_func.records import Recording
 from devinterp_func.show import results, tables
@@ -62,6 +62,7 @@ def files(folder):
         (retrain, {"start": 4, "shares": (0.5, 1.0)}, "share is 1.0; it must be between 0 and 1"),
         (retrain, {"start": 4, "shares": ()}, "shares is empty"),
         (retrain, {"start": 4, "scores": ()}, "scores is empty"),
+        (retrain, {"start": 4, "without": (10**6,)}, "datum 1000000, which none of the steps of the Window of steps 4"),
         (retrain, {"start": 4, "draws": -1}, "draws is -1; it must be at least 0"),
         (retrain, {"start": 4, "nodes": 0}, "nodes is 0; it must be at least 1"),
         (retrain, {"start": 4, "texts": 10**4}, "texts is 10000, and the validation part has .* none is left"),
@@ -270,6 +271,26 @@ def test_other_texts_are_those_after_the_probes_own(run):
     for probe, ids in ((loss, drawn[:2]), (others, drawn[2:5])):
         value = per_example.losses(run.graph, params, data.tokens[ids], data.targets[ids]).mean()
         assert float(probe.value(params)) == pytest.approx(float(value), rel=1e-5)
+
+
+def test_data_that_are_named_are_left_out_wherever_they_occur(run, tmp_path):
+    datum = torch.stack([record.datum for record in records.scan(run, 4, 7)])
+    named = (int(datum[2, 1]), int(datum[0, 3]))
+    retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **{**FEW, "shares": (), "without": named}))
+    found = results.read_table(tmp_path, "retrain", tables.REMOVALS)
+    name = f"without {min(named)}, {max(named)}"
+    assert found["score"].to_list() == [name, "random"] * 2 and set(found["count"]) == {2}
+    window, removed = credit.window(run, 4, 3), (datum == named[0]) | (datum == named[1])
+    *_, others = retrain.probes_of(retrain.Settings(run.path, 4, **FEW), run, ["loss"])
+    ends = [credit.retrain(window, left_out).params for left_out in (None, removed)]
+    effect = float(others.value(ends[1]) - others.value(ends[0]))
+    [row] = found.filter((pl.col("measured") == others.name) & (pl.col("score") == name)).iter_rows(named=True)
+    assert row["effect"] == pytest.approx(effect, abs=1e-6)
+
+
+def test_many_data_that_are_named_have_a_short_name_of_their_own():
+    names = [retrain._named(list(range(first, first + 30))) for first in (0, 1)]
+    assert len({*names}) == 2 and all(name.startswith("without 30 data, ") for name in names)
 
 
 def test_a_removals_effect_is_that_of_the_retrained_weights(run, tmp_path):

@@ -51,8 +51,8 @@ def test_without_options_a_recipe_is_the_presets(preset):
         ("modern", {"decay_all": True}, optim.adamw(weight_decay=0.1), MODERN.schedule, MODERN.lr),
         ("modern", {"optimizer": "sgd"}, optim.sgd(), MODERN.schedule, 5.0),
         ("modern", {"end": 0.0, "model": "gpt2"}, ADAMW, Schedule("cosine", 1.0, 500), MODERN.lr),
-        ("demo", {"model": "gpt2"}, optim.sgd(), POST.schedule, 1.0),
-        ("demo", {"model": "gpt2", "momentum": 0.5}, optim.sgd(0.5), POST.schedule, 0.5),
+        ("post", {"model": "gpt2"}, optim.sgd(), POST.schedule, 1.0),
+        ("post", {"model": "gpt2", "momentum": 0.5}, optim.sgd(0.5), POST.schedule, 0.5),
         (
             "post",
             {"optimizer": "adamw", "undecayed": ("embedding.*",)},
@@ -106,7 +106,7 @@ def test_a_warm_up_is_a_twentieth_of_the_steps_and_at_most_500():
 def test_mistakes_end_before_any_work(tmp_path, monkeypatch, given, said):
     monkeypatch.setattr(training, "moves", lambda *_, **__: pytest.fail("a step was made"))
     with pytest.raises(ValueError, match=re.escape(said)):
-        capture.main(capture.Settings(**({"corpus": "planted", "out": tmp_path / "run"} | given)))
+        capture.main(capture.Settings(**({"corpus": "planted", "preset": "post", "out": tmp_path / "run"} | given)))
     assert not (tmp_path / "run").exists()
 
 

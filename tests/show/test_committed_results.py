@@ -18,6 +18,7 @@ from devinterp_func.show import (
     _judge_sections,
     _lifetime_sections,
     _report,
+    _summary,
     page,
     plots,
     results,
@@ -88,6 +89,14 @@ def read():
 
 def test_the_page_reads_every_table_of_the_run(read):
     assert read.keys() == names(POST) - {"evaluations"}  # which the page takes from the run
+
+
+@pytest.mark.parametrize("name", ["post", "modern"])
+def test_they_are_summed_up_in_a_few_sentences(name):
+    found = _summary.findings(stand_in(manifest()), POST.parent / name)
+    said = [finding.section for finding in found]
+    assert 3 <= len(found) <= 8 and said == [section for section in _summary.TOPICS if section in said]
+    assert not re.search(r"\b(nan|None|null)\b|–", " ".join(finding.text for finding in found))
 
 
 def test_tables_of_phases_are_those_of_this_version():
@@ -246,5 +255,6 @@ def test_results_are_small_and_their_manifest_is_whole():
         ".json",
         ".md",
         ".parquet",
+        ".png",
         ".svg",
     }

@@ -3,6 +3,8 @@
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from ledgers import DATA, C, N, S, V, ledger
 
 from devinterp_func import credit
@@ -157,6 +159,36 @@ def test_the_farthest_heads_are_those_of_a_sort_at_their_step():
 def test_the_farthest_heads_are_above_their_control_not_the_most_attentive():
     frame = tables.head_frame(tables.head_rows("same", 0, heads([[0.9, 0.5]], [[0.8, 0.1]])))
     assert tables.farthest_heads(frame, 0, 1)["head"].to_list() == ["0.1"]
+
+
+amounts = st.integers(-9, 9).map(lambda i: i / 4)
+
+
+@given(st.lists(st.tuples(amounts, amounts), min_size=1, max_size=6), st.integers(1, 60))
+def test_the_largest_rise_is_that_of_all_pairs_of_near_snapshots(above, steps):
+    rows = []
+    for i, pair in enumerate(above):
+        found = heads([[0.0, pair[0], pair[1]]], [[torch.nan, 0.0, 0.0]])
+        rows += tables.head_rows("same", 20 * i, found)
+    pairs = [(i, j) for i in range(len(above)) for j in range(i + 1, len(above)) if 20 * (j - i) <= steps]
+    best = max((above[j][head] - above[i][head] for i, j in pairs for head in (0, 1)), default=0.0)
+    rise = tables.largest_rise(tables.head_frame(rows), steps)
+    if best <= 0:
+        assert rise is None
+        return
+    assert rise is not None and rise.pattern == "same" and rise.above == pytest.approx(best)
+    head = int(rise.head[2:]) - 1
+    assert above[rise.stop // 20][head] - above[rise.start // 20][head] == pytest.approx(best)
+    assert 0 < rise.stop - rise.start <= steps
+
+
+def test_a_head_without_a_control_does_not_rise():
+    rows = [
+        row
+        for step in (0, 20)
+        for row in tables.head_rows("previous", step, heads([[0.01 * step, 0.5]], [[torch.nan, torch.nan]]))
+    ]
+    assert tables.largest_rise(tables.head_frame(rows), 20) is None
 
 
 def test_completeness_and_agreement_have_a_row_for_each_probe_and_estimate():

@@ -240,9 +240,44 @@ def test_long_lists_show_their_first_chips_and_hide_the_others_where_a_search_fi
 
 
 def test_columns_of_long_texts_are_wide():
-    html = page.table(pl.DataFrame({"a": ["x" * 60, None], "b": ["x" * 61, None], "n": [1, 2]}))
+    texts = {"s": "x" * 24, "a": "x" * 60, "b": "x" * 61}
+    html = page.table(pl.DataFrame({name: [text, None] for name, text in texts.items()} | {"n": [1, 2]}))
     looks = [attributes.get("class") for tag, attributes in Parsed(html).tags if tag == "th"]
-    assert looks == ["", "long", "number"]
+    assert looks == ["", "middle", "long", "number"]
+
+
+def test_a_text_of_more_than_three_lines_is_clamped_and_opens():
+    html = page.table(pl.DataFrame({"a": ["x " * 55, "y " * 56]}))
+    assert html.count('<details class="cell">') == 1
+    assert [cell.strip() for cell in Parsed(html).cells] == [("x " * 55).strip(), ("y " * 56).strip()]
+    assert html.index("x x") < html.index("<details") < html.index("y y") < html.index("</summary></details>")
+    assert "-webkit-line-clamp: 3" in page.page("t", "s", [])
+
+
+@some
+@given(st.lists(st.lists(st.integers(1, 70), max_size=20), min_size=1, max_size=3))
+def test_chips_take_three_lines_and_the_others_open(lists):
+    html = page.table(pl.DataFrame({"l": [["x" * n for n in sizes] for sizes in lists]}, {"l": pl.List(pl.String)}))
+    wide = any(len(sizes) >= 5 or any(n + 2.5 > 23 for n in sizes) for sizes in lists)
+    line = 41 if wide else 23
+    assert ("many" in html) == wide
+    for cell, sizes in zip(html.split("<td")[1:], lists, strict=True):
+        first, _, rest = cell.partition("<details")
+        n = first.count('class="chip"')
+        assert n + rest.count('class="chip"') == len(sizes) and (n or not sizes)
+        assert lines_of(sizes[:n], line) <= (2 if rest else 3) or n == 1  # one that is longer stands by itself
+
+
+def lines_of(sizes, line):
+    """Lines that chips take, each on the line before as long as it fits there."""
+    lines, left = 0, 0.0
+    for size in (n + 2.5 for n in sizes):
+        if lines and size <= left:
+            left -= size
+        else:
+            own = math.ceil(size / line)
+            lines, left = lines + own, own * line - size
+    return lines
 
 
 @pytest.mark.parametrize(

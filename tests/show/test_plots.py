@@ -330,14 +330,20 @@ def test_shares_are_written_out_and_missing_ones_are_dashes():
     assert {"50.0%", "–", "25.0%"} <= set(words(figure))
 
 
-def test_a_share_and_its_control_are_beside_the_row_and_not_beside_a_mark():
+@pytest.mark.parametrize("width", [drawing.WIDE, drawing.NARROW])
+def test_a_share_and_its_control_are_at_their_own_bar_and_cover_no_mark(width):
     share, control = torch.tensor([0.071, 0.2]), torch.tensor([0.092, 0.1])
-    figure = plots.notable_share(["A", "B"], share, control)
+    figure = plots.notable_share(["A", "B"], share, control, width=width)
+    figure.draw_without_rendering()
     [axes] = figure.axes
     beside = {text.get_text(): text for text in axes.texts}
     assert list(beside) == ["7.1%", "20.0%", "9.2%", "10.0%"]
-    edge = axes.get_window_extent().x1
-    assert all(text.get_window_extent().x0 > edge for text in beside.values())
+    boxes = [text.get_window_extent() for text in beside.values()]
+    ends = [axes.transData.transform((x, row))[0] for row, x in enumerate((0.092, 0.2))]
+    for row, end in enumerate(ends):
+        own, chance = boxes[row], boxes[row + 2]
+        assert end + 5 < own.x0 < end + 30 and own.x1 < chance.x0 < own.x1 + 30
+    assert not cut(figure)
     assert beside["7.1%"].get_color() == drawing.BLUE and beside["9.2%"].get_color() == drawing.INK
     rows = [text.xy[1] for text in beside.values()]  # type: ignore[attr-defined]
     assert rows == [0, 1, 0, 1]

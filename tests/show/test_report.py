@@ -7,13 +7,14 @@ import re
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from run_builders import MODEL, PLANTED, SMALL, recorded
 
 from devinterp_func import keys, models, records, show, training
 from devinterp_func.show import _report, _run_sections, page, results, tables
-from devinterp_func.show.page import Section
+from devinterp_func.show.page import Card, Excerpt, Section, Word
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))  # where the scripts find each other
 
@@ -48,10 +49,14 @@ def text(markup):
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup)))
 
 
+def titles_of(shown):
+    return [re.sub(r"^ *\d+ *", "", text(title)) for title in re.findall(r"<h2>(.*?)</h2>", shown)]
+
+
 def test_every_topic_stands_in_its_order_and_what_was_not_run_is_named(run, topics, tmp_path):
     topics += [Section("Neurons", "Lead."), Section("Verdicts")]
     shown = show.report(run, tmp_path)
-    titles = re.findall(r"<h2>(.*?)</h2>", shown)
+    titles = titles_of(shown)
     assert titles == ["The run", "Neurons", "Verdicts", "What is not here"]
     for script in _report.SCRIPTS:
         assert f"{script}.py" in text(shown)
@@ -80,7 +85,7 @@ def test_results_that_no_longer_hold_are_named(run, topics, tmp_path):
     results.finish(tmp_path, "attribute", origin)
     results.finish(tmp_path, "ablate", origin | {"after": {"attribute": "a digest of before"}})
     shown = show.report(run, tmp_path)
-    assert re.findall(r"<h2>(.*?)</h2>", shown)[1] == "Out of date"
+    assert titles_of(shown)[1] == "Out of date"
     assert f"ablate was made before attribute changed; to make it again: python experiments/ablate.py {run}" in re.sub(
         r"\s+", " ", text(shown).replace(" ;", ";")
     )
@@ -93,6 +98,36 @@ def test_results_are_beside_the_run_by_default(run, topics):
     results.finish(folder, "heads", {"run": run.manifest["digest"], "steps": 6, "after": {}, "settings": {}})
     shown = show.report(run.path)
     assert "heads.py" not in shown and "ledger.py" in shown
+
+
+def test_sections_have_one_numbering_and_the_contents_agree(run, topics, tmp_path):
+    figures = [page.table(pl.DataFrame({"x": [1]}), caption) for caption in ("First.", "", "Second.")]
+    hidden = page.details("More", page.excerpts([Excerpt([Word("a")])], "Third."))
+    card = page.cards([Card("a:0", flips=pl.DataFrame({"x": [1]}))])
+    topics += [Section("Neurons", "", [*figures, card, hidden]), Section("Verdicts", "", figures[2:])]
+    shown = show.report(run, tmp_path)
+    contents, rest = shown.split("</nav>")
+    expected = ["1 The run", "2 Neurons", "3 Verdicts", "4 What is not here"]
+    assert [text(x).strip() for x in re.findall(r"<a href.*?</a>", contents.split("<nav")[1])] == expected
+    assert [text(x).strip() for x in re.findall(r"<h2>.*?</h2>", rest)] == expected
+    numbers = re.findall(r'class="place">([\d.]+)</span><p>(\w+\.)</p>', rest)
+    assert numbers == [("2.1", "First."), ("2.2", "Second."), ("2.3", "Third."), ("3.1", "Second.")]
+    assert 'class="place"></span>' not in shown
+
+
+def test_a_name_leads_to_the_page_beside_it_or_to_the_card(run, topics, tmp_path):
+    frame = pl.DataFrame({"neuron": ["a:0", "b:1"], "datum": [3, 4]})
+    topics.append(Section("Neurons", "", [page.table(frame), page.cards([Card("a:0")])]))
+    alone = show.report(run, tmp_path)
+    assert '<a href="#neuron-a%3A0">a:0</a>' in alone and "<td>b:1</td>" in alone and ">3</td>" in alone
+    beside = show.report(run, tmp_path, lambda kind, value: f"{kind}/{value}.html" if kind == "datum" else None)
+    assert '<a href="datum/3.html">3</a>' in beside and '<a href="#neuron-a%3A0">a:0</a>' in beside
+
+
+def test_sections_stand_in_the_order_in_which_they_are_read():
+    names = [topic.__name__.rpartition(".")[2] for topic in _report.TOPICS]
+    order = "run split credit lifetime influence retrain neuron bigram outlier norm direction phase judge"
+    assert names == [f"_{name}_sections" for name in order.split()]
 
 
 def test_the_same_results_give_the_same_page(run, topics, tmp_path):
@@ -140,7 +175,7 @@ def images(tmp_path_factory):
 def test_a_run_of_images_shows_what_has_meaning_and_says_what_is_left_out(images):
     run, folder = images
     shown = show.report(run, folder)
-    assert re.findall(r"<h2>(.*?)</h2>", shown) == ["The run", "What moved the weights", "Outliers", "What is left out"]
+    assert titles_of(shown) == ["The run", "What moved the weights", "Outliers", "What is left out"]
     said = text(shown)
     assert "run : Images, noise, 6 steps of 4 data" in said and "valid loss" in said and "perplexity" not in said
     assert "the law" in said and "The data of this run are tensors, no text." in said

@@ -52,7 +52,7 @@ def test_from_file_refuses_what_is_no_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["wikitext-2", "", "no/such/file.txt"])
 def test_load_lists_what_is_valid(name):
-    with pytest.raises(ValueError, match="give wikitext2, python_docs, planted or the path of a UTF-8 text file"):
+    with pytest.raises(ValueError, match="give wikitext2, python_docs, python_help, planted or the path of a UTF-8"):
         text.load(name)
 
 
@@ -114,6 +114,33 @@ def test_python_docs_documents_are_topics_and_files(corpus):
     parts = dict(zip(corpus.documents.names, corpus.train.tensor_split(corpus.documents.starts[1:]), strict=True))
     for name, written in (("help('assert')", topics["assert"]), ("json/decoder.py", _docs(json.decoder))):
         assert torch.equal(parts[name], corpus.vocab.encode(written))
+
+
+# ---- python_help
+
+
+def test_python_help_is_small_and_holds_no_text_twice():
+    corpus, texts = text.python_help(), text.texts("python_help")
+    assert 40_000 < len(corpus.train) < 90_000 and all(len(stream) > 1000 for stream in corpus[3:5])
+    named = {name: {x.strip() for x in written.splitlines()} for split in texts[1:4] for name, written in split}
+    assert len(named) == sum(map(len, texts[1:4])) and "help('compound')" in named and "help('while')" not in named
+    long = {name: {line for line in lines if len(line) > 40} for name, lines in named.items()}
+    for name, own in long.items():
+        for other, lines in long.items():
+            assert name == other or not own or len(own & lines) < len(own) or len(own) > len(lines)
+
+
+def test_a_topic_is_left_out_that_is_half_of_a_longer_one():
+    lines = [f"line {i} of more than forty characters, so that it counts" for i in range(6)]
+    topics = {
+        "all": lines,
+        "part": [*lines[:1], "short"],
+        "half": [*lines[4:], "x" * 50],
+        "own": ["y" * 50, lines[0], "z" * 60],
+    }
+    written = {name: "\n  ".join(own) for name, own in topics.items()}
+    assert _corpora._whole_topics(written) == ["all", "own"]
+    assert _corpora._whole_topics({"a": lines[0], "b": lines[0]}) == ["b"]
 
 
 def _docs(module):

@@ -106,10 +106,11 @@ def rows(axes: Axes, names: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def beside(axes: Axes, row: int, text: str, colour: str, indent: int = 6) -> Text:
-    """A word to the right of a row."""
+def beside(axes: Axes, row: int, text: str, colour: str, indent: int = 6, at: float | None = None) -> Text:
+    """A word to the right of a row, or of a place on it."""
     look: Any = {"va": "center", "fontsize": 8, "color": colour}
-    return axes.annotate(text, (1, row), (indent, 0), axes.get_yaxis_transform(), "offset points", **look)
+    where, by = ((1, row), axes.get_yaxis_transform()) if at is None else ((at, row), "data")
+    return axes.annotate(text, where, (indent, 0), by, "offset points", **look)
 
 
 def remark(axes: Axes, text: str, at: tuple[float | int, float | int], offset: tuple[int, int], **look: Any) -> Text:

@@ -52,6 +52,8 @@ def sheet(width: float | int, height: float | int) -> Iterator[Figure]:
     with house_style():
         figure = Figure((width, height), layout="constrained")
         yield figure
+        engine = figure.get_layout_engine()
+        assert engine is not None
         for _ in range(2):  # the first layout may change which ticks there are
-            figure.draw_without_rendering()
+            engine.execute(figure)
         figure.set_layout_engine("none")

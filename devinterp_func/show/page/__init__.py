@@ -7,8 +7,9 @@ in ``templates/``; figures are inline SVG with real text, in the colours of the 
 """
 
 from devinterp_func.show._written import NONE, Format, counted, n_bytes, shown, times
-from devinterp_func.show.page._blocks import cards, details, excerpts, facts, figure, note
+from devinterp_func.show.page._blocks import cards, details, excerpts, facts, figure, findings, links, note
 from devinterp_func.show.page._document import page
+from devinterp_func.show.page._links import Links, mention, resolve, source
 from devinterp_func.show.page._table import table, typed_table
 from devinterp_func.show.page._templates import prose
 from devinterp_func.show.page._types import Card, Chip, Excerpt, Section, Word
@@ -18,6 +19,7 @@ __all__ = [
     "Chip",
     "Excerpt",
     "Format",
+    "Links",
     "NONE",
     "Section",
     "Word",
@@ -27,11 +29,16 @@ __all__ = [
     "excerpts",
     "facts",
     "figure",
+    "findings",
+    "links",
+    "mention",
     "n_bytes",
     "note",
     "page",
     "prose",
+    "resolve",
     "shown",
+    "source",
     "table",
     "times",
     "typed_table",

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from devinterp_func.show import drawing
 from devinterp_func.show._written import Format, shown
+from devinterp_func.show.page._links import Links, anchor, mention
 from devinterp_func.show.page._table import table
 from devinterp_func.show.page._templates import block
 from devinterp_func.show.page._types import Card, Excerpt
@@ -55,6 +56,7 @@ def cards(
     formats: Mapping[str, Format] | None = None,
     tips: Mapping[str, str] | None = None,
     bars: Collection[str] = (),
+    links: Links | None = None,
 ) -> Markup:
     """Cards of neurons: facts, notable tokens, excerpts, and the flip table with its control beside it.
 
@@ -63,17 +65,20 @@ def cards(
         headings: of the two tables.
         formats: of the two tables, as in ``table``; a column may be in one of them alone.
         tips, bars: of the two tables, as in ``table``.
+        links: where names lead, as in ``table``; on a ``page`` a neuron leads to its card.
     """
 
     def flips(frame: pl.DataFrame | None, heading: str) -> Markup | None:
         if frame is None:
             return None
         known = {name: written for name, written in (formats or {}).items() if name in frame.columns}
-        return table(frame, heading, known, tips, bars=bars, fold=8)
+        made = table(frame, heading, known, tips, bars=bars, fold=8, links=links)
+        return Markup(made.replace('<span class="place"></span>', ""))  # a card is one thing: its parts have no numbers
 
     shown_cards = [
         dict(
-            title=card.title,
+            title=mention("neuron", card.title, links=links),
+            anchor=anchor("neuron", card.title),
             facts=facts(card.facts) if card.facts else "",
             tokens=card.tokens,
             excerpts=excerpts(card.excerpts) if card.excerpts else "",
@@ -84,6 +89,16 @@ def cards(
     return block("cards", cards=shown_cards)
 
 
+def findings(found: Sequence[tuple[str, str | None]]) -> Markup:
+    """What was found, in sentences.
+
+    Args:
+        found: each sentence (``prose``), and the title of the page's section that it is from, which it leads to.
+    """
+    named = [(text, None if section is None else mention("section", section)) for text, section in found]
+    return block("findings", found=named)
+
+
 def note(text: str) -> Markup:
     """A remark set apart; ``prose``."""
     return block("note", text=text)
@@ -92,3 +107,8 @@ def note(text: str) -> Markup:
 def details(summary: str, *items: Markup) -> Markup:
     """Blocks that are hidden until the reader asks for them."""
     return block("details", summary=summary, items=items)
+
+
+def links(found: Sequence[Markup]) -> Markup:
+    """Links below each other."""
+    return block("links", links=found)

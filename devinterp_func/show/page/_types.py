@@ -56,6 +56,7 @@ class Cell(NamedTuple):
     chips: Sequence[str] = ()
     more: Sequence[str] = ()  # chips that a reader asks for
     share: float | None = None  # of the cell's width that a bar behind the text fills
+    clamped: bool = False  # too long for three lines: the rest opens
 
 
 class Column(NamedTuple):

@@ -13,11 +13,11 @@ from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from devinterp_func.show import drawing
-from devinterp_func.show.drawing import BLUE, INK, MUTED, RULE, VERMILLION, WIDE
+from devinterp_func.show.drawing import BLUE, GREEN, INK, MUTED, RULE, VERMILLION, WIDE
 
-Kind = Literal["record", "baseline", "control"]
+Kind = Literal["record", "record and model", "baseline", "control"]
 
-KINDS: dict[Kind, str] = {"record": BLUE, "baseline": VERMILLION, "control": MUTED}
+KINDS: dict[Kind, str] = {"record": BLUE, "record and model": GREEN, "baseline": VERMILLION, "control": MUTED}
 
 
 def skill_bars(
@@ -36,7 +36,8 @@ def skill_bars(
         names: of the scores, from top to bottom.
         value, low, high: estimates and their intervals; NaN is shown as –.
         groups: the panels' titles, a sublayer each.
-        kinds: of each score: "record" (read off the training record), "baseline" (without it) or "control".
+        kinds: of each score: "record" (read off the training record), "record and model" (with the finished model's
+            help), "baseline" (without the record) or "control".
         xlabel: what is estimated.
         width: inches.
     """
@@ -115,7 +116,7 @@ def notable_share(
     xlabel: str = "share of flipped tokens that are notable",
     width: float | int = WIDE,
 ) -> Figure:
-    """A share by group of neurons as bars, with the control's as a mark on each; both are written beside the row.
+    """A share by group of neurons as bars, with the control's as a mark on each; both are written at the bar's end.
 
     Args:
         groups: their names, a sublayer each.
@@ -130,9 +131,10 @@ def notable_share(
         axes.barh(places, share.nan_to_num(0).numpy(), 0.62, color=BLUE, alpha=0.85)
         axes.plot(control.numpy(), places, "|", color=INK, markersize=11, markeredgewidth=1.6)
         drawing.rows(axes, labels)
-        for indent, values, colour in ((6, share, BLUE), (52, control, INK)):
-            for row, value in enumerate(values.tolist()):
-                drawing.beside(axes, row, "–" if math.isnan(value) else f"{value:.1%}", colour, indent)
+        ends = torch.stack([share, control]).nan_to_num(0).amax(0).tolist()  # past the bar, and past the mark on it
+        for indent, values, colour in ((9, share, BLUE), (46, control, INK)):
+            for row, (value, end) in enumerate(zip(values.tolist(), ends, strict=True)):
+                drawing.beside(axes, row, "–" if math.isnan(value) else f"{value:.1%}", colour, indent, end)
         largest = torch.cat([share, control]).nan_to_num(0).tolist()
         axes.set_xlim(0, 1.05 * max(largest, default=0) or 1)
         axes.xaxis.set_major_formatter(FuncFormatter(drawing.percent))

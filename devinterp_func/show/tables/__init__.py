@@ -48,7 +48,7 @@ from devinterp_func.show.tables._directions import (
     direction_unit_frame,
 )
 from devinterp_func.show.tables._flips import FLIP_EXCERPTS, FLIPS, flip_excerpt_frame, flips_frame
-from devinterp_func.show.tables._heads import HEADS, farthest_heads, head_frame, head_rows
+from devinterp_func.show.tables._heads import HEADS, Rise, farthest_heads, head_frame, head_rows, largest_rise
 from devinterp_func.show.tables._influence import (
     INFLUENCE_COURSES,
     INFLUENCE_HORIZONS,
@@ -275,6 +275,7 @@ __all__ = [
     "REACHES",
     "RECORD",
     "REMOVALS",
+    "Rise",
     "SCRIPT",
     "SEEDS",
     "SEGMENTS",
@@ -326,6 +327,7 @@ __all__ = [
     "judged_horizon_frame",
     "largest_cause_frame",
     "largest_frame",
+    "largest_rise",
     "ledger_frames",
     "ledger_summary",
     "lifetime_frames",

@@ -27,6 +27,7 @@ DIRECTIONS = Table(
     | {f"{side}: divergence": Column(FLOAT, "of its tokens from the usual ones, nats") for side in SIDES},
     KEY,
 )
+TEST = "one-sided Mann-Whitney test"
 DIRECTION_UNITS = Table(
     "How far the tokens that move a pair are from the usual ones: median divergences over pairs, nats.",
     "directions.py",
@@ -37,7 +38,7 @@ DIRECTION_UNITS = Table(
         for side in SIDES
         for name, column in (
             *((f"{side}: {kind}", Column(FLOAT, control=kind == "rotated")) for kind in credit.DIRECTION_KINDS),
-            (f"{side}: p", Column(FLOAT, "one-sided Mann-Whitney test: singular pairs have more than rotated ones")),
+            (f"{side}: p", Column(FLOAT, f"{TEST}: singular pairs have more than rotated ones", format="p")),
         )
     },
     ("from", "to", "unit"),

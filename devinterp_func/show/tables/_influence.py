@@ -97,7 +97,7 @@ INFLUENCE_TEXTS = Table(
         "credit place": Column(INT, "among all data of the span, by credit: from 1, which helped most"),
         "data": Column(INT, "of the span"),
         "position": Column(INT, "where most of its influence is, from 0"),
-        "steps": Column(pl.List(pl.Int64), "of its visits"),
+        "steps": Column(pl.List(pl.Int64), "of its visits", subject="step"),
         "epochs": Column(pl.List(pl.Int64), "of its visits, from 0"),
         "by visit": Column(pl.List(pl.Float64), "the influence of each visit"),
         "credits": Column(pl.List(pl.Float64), "the credit of each visit"),

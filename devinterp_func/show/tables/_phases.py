@@ -41,7 +41,7 @@ CHANGES = Table(
     | {
         "series": Column(NAME),
         "change points": Column(INT),
-        "at steps": Column(pl.List(pl.Int64), "at which a new phase begins"),
+        "at steps": Column(pl.List(pl.Int64), "at which a new phase begins", subject="step"),
         "over one segment": Column(FLOAT, "BIC: more than 0 is in favour of segments"),
         "over a smooth course": Column(FLOAT, "BIC: more than 0 is in favour of segments", control=True),
     },
@@ -58,7 +58,7 @@ AGREEMENT = {
     "series": Column(INT, "that have change points"),
     "distance": Column(FLOAT, "mean distance of change points to the nearest ones in each other series"),
     "chance": Column(FLOAT, "mean of the same over random draws", control=True),
-    "p": Column(FLOAT, "share of draws that are as near"),
+    "p": Column(FLOAT, "share of draws that are as near", format="p"),
 }
 COINCIDENCE = Table(
     "Do the change points of single measures coincide? Chance: each series' points rotated.",

@@ -1,0 +1,97 @@
+"""A run in the browser: every neuron, datum, step, token, probe and head has a page of its own, all linked.
+
+    python experiments/explore.py runs/demo                      # http://127.0.0.1:8000, on this machine alone
+    python experiments/explore.py runs/demo --export runs/demo-site      # the same pages as files, to be opened offline
+
+The first time, an index is built beside the run (RUN-index); it is said before how large it gets. The run is only read.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import stage
+import tyro
+
+from devinterp_func import checks, records
+from devinterp_func.show import explorer, page, results, terminal
+
+
+@dataclass(frozen=True)
+class Settings:
+    run: tyro.conf.Positional[Path]
+    """The run directory."""
+    out: Path | None = None
+    """Where its results are; by default beside the run, RUN-results."""
+    against: tuple[Path, ...] = ()
+    """Other runs to compare it with."""
+    port: int = 8000
+    """Of 127.0.0.1."""
+    export: Path | None = None
+    """Write the pages as files to this folder, instead of serving them."""
+    pages: int = 2000
+    """Of an export, at most."""
+    most: int | None = None
+    """Index only so many of the visits that moved each neuron most, a part of the run; by default all."""
+
+
+def main(settings: Settings) -> None:
+    checks.integer("--port", settings.port)
+    checks.integer("--pages", settings.pages)
+    index(settings)
+    site = explorer.open(settings.run, settings.out, settings.against)
+    if settings.export is not None:
+        return export(site, settings.export, settings.pages)
+    stage.say(f"http://127.0.0.1:{settings.port}  (Ctrl-C ends it)")
+    explorer.serve(site, settings.port, commands(settings))
+
+
+def export(site: explorer.Site, to: Path, most: int) -> None:
+    """Writes the pages as files."""
+    files = explorer.export(site, to, most, lambda pages: terminal.watched(pages, most, "pages, at most"))
+    size = page.n_bytes(sum(file.stat().st_size for file in files))
+    stage.say(f"{len(files):,} files, {size}; open {to / 'index.html'}")
+
+
+def commands(settings: Settings) -> dict[str, explorer.Command]:
+    """The scripts that pages can start on the run, from the checked values of their forms."""
+    here = Path(__file__).parent
+    out = ["--out", str(results.beside(settings.run, settings.out).absolute())]
+
+    def script(name: str, *given: object) -> list[str]:
+        return [sys.executable, str(here / name), str(settings.run.absolute()), *map(str, given)]
+
+    def probes(values: explorer.Values) -> list[str]:
+        named: Any = values["probe"]
+        return [part for name in named for part in ("--probe", name)]
+
+    def ledger(values: explorer.Values) -> list[str]:
+        return script("ledger.py", "--start", values["start"], "--stop", values["stop"], *probes(values), *out)
+
+    def retrain(values: explorer.Values) -> list[str]:
+        without: Any = values["without"]
+        span = ("--start", values["start"], "--steps", values["steps"], "--shares", "--without", *without)
+        return script("retrain.py", *span, *probes(values), *out)
+
+    return {
+        "replay": lambda values: script("replay.py", "--step", values["step"]),
+        "ledger": ledger,
+        "retrain": retrain,
+    }
+
+
+def index(settings: Settings) -> None:
+    """Builds what is missing of the index."""
+    run, folder = records.open(settings.run), explorer.beside(settings.run)
+    there = records.n_steps(folder) if (folder / "manifest.json").exists() else 0
+    if there == run.n_steps:
+        return
+    size = page.n_bytes(explorer.index_bytes(run, settings.most))
+    stage.say(f"indexing {page.counted(run.n_steps, 'step')} in {folder}, {size} at most when it is done")
+    for _ in terminal.watched(explorer.build(run, settings.most), run.n_steps, "indexing", first=there):
+        pass
+
+
+if __name__ == "__main__":
+    stage.run(main, Settings, __doc__)
