@@ -137,7 +137,8 @@ def test_the_same_results_give_the_same_page(run, topics, tmp_path):
 def test_the_room_lists_its_parts():
     assert show.__all__ == sorted(show.__all__) == dir(show)
     assert show.page is page and all(getattr(show, name) for name in show.__all__)
-    with pytest.raises(AttributeError, match="show has no part 'plot'; it has comparison, drawing, page, plots"):
+    parts = "comparison, drawing, explore, explorer, notebook, page, plots"
+    with pytest.raises(AttributeError, match=f"show has no part 'plot'; it has {parts}"):
         _ = show.plot
 
 
