@@ -1,7 +1,7 @@
 """A run in the browser: every neuron, datum, step, token, probe and head has a page of its own, all linked.
 
     python experiments/explore.py runs/demo                      # http://127.0.0.1:8000, on this machine alone
-    python experiments/explore.py runs/demo --export runs/demo-site      # the same pages as files, to be opened offline
+    python experiments/explore.py runs/demo --export runs/demo-site --pages 200      # as files, to be opened offline
 
 The first time, an index is built beside the run (RUN-index); it is said before how large it gets. The run is only read.
 """
