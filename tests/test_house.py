@@ -91,7 +91,7 @@ def room_of(file):
 @cache
 def imports(source):
     """(module, names) of every import statement, anywhere in a source."""
-    found = []
+    found: list[tuple[str, tuple[str, ...]]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [(alias.name, ()) for alias in node.names]

@@ -71,7 +71,7 @@ def served(site, commands=None):
 @pytest.fixture(scope="module")
 def address(site):
     """The site, each page of it made once: it is the same in every look."""
-    made = {}
+    made: dict[str, explorer.View] = {}
 
     def once(*asked, make=_pages.make):
         key = str(asked[1:])
