@@ -40,12 +40,14 @@ class Settings:
     """At most so many random training data whose predictions by the finished model are looked up at the outliers."""
     pointed: int = 30
     """In each unit so many neurons with the most outliers are judged, and as many random others."""
+    draws: int = 2000
+    """Of random tokens of like frequency, against which each neuron's ranking is held."""
     seed: int = 0
     """Of draws and bootstrap."""
 
 
 def main(settings: Settings) -> Path:
-    for name in ("data", "seen", "predicted", "pointed"):
+    for name in ("data", "seen", "predicted", "pointed", "draws"):
         integer(f"--{name}", getattr(settings, name))
     if settings.seen > settings.predicted:
         raise ValueError(f"--seen is {settings.seen}; it must be at most --predicted, which is {settings.predicted}")
@@ -77,7 +79,8 @@ def main(settings: Settings) -> Path:
     tested = held_out[keys.permutation(len(held_out), key=key)[: settings.data]]
     of_model = graph, params, data.tokens[seen], predicted[seen]
     material = neurons.Material(*of_model, reference, stats.token_counts(predicted[looked_at].flatten(), V))
-    rows, contrasts = [], []
+    rows, contrasts, nested, census = [], [], [], []
+    strata = (1 + reference).log2().long()
     for unit in projections:
         at, groups = chosen_rows(tally, unit, settings.pointed, keys.fold_in(key, unit))
         members = [columns[i] for i in at.tolist()]
@@ -89,18 +92,42 @@ def main(settings: Settings) -> Path:
         counts = {"bag": bag[at], "target": tally.target[at], "input": tally.input[at]}
         grew = {name: amounts[unit][index] for name, amounts in grown.items() if unit in amounts}
         ranked = neurons.rankings(material, unit, index, counts, there[at], grew, key=key)
-        precisions = {}
+        precisions, kept = {}, {}
         n_ranked = neurons.n_rankings(len(at), len(grew))
         for kind, name, scores in terminal.watched(ranked, n_ranked, f"judging rankings for {unit}"):
-            precisions[kind, name] = stats.average_precision(scores.float().contiguous(), truth)
+            kept[kind, name] = scores.float().contiguous()
+            precisions[kind, name] = stats.average_precision(kept[kind, name], truth)
             rows += tables.skill_rows(unit, kind, name, precisions[kind, name], groups, key=key)
         contrasts += tables.contrast_rows(unit, precisions, key=key)
+        found = choose_on_other_halves(precisions, keys.fold_in(key, "halves", unit))
+        nested += tables.nested_rows(unit, found["with the record"], found["model alone"], key=key)
+        for made_from, chosen in found.items():
+            if chosen is not None:
+                of = {name: scores for (kind, name), scores in kept.items() if name in chosen.names}
+                p = neurons.nested_p_values(chosen, of, truth, strata, settings.draws, key=key)
+                about = unit, [str(neuron) for neuron in members], made_from, chosen, truth.sum(1), p
+                census += tables.census_rows(*about)
     table = work.save("skill", schema.frame(tables.SKILL, rows))
     work.save("skill_contrasts", contrast := schema.frame(tables.CONTRASTS, contrasts))
+    work.save("skill_nested", compared := schema.frame(tables.NESTED, nested))
+    work.save("skill_census", judged_neurons := tables.judged_census(census))
     work.show(tables.skill_by_unit(table).drop("kind"), "mean average precision: the best rankings", 15, 50)
     shown = ("unit", "with the record", "model alone", "difference", "difference: low", "difference: high")
     work.show(contrast.select(shown), "the record against the model alone", kind=tables.CONTRASTS)
+    work.show(compared.drop("with the record", "model alone"), "the same, chosen on other neurons", kind=tables.NESTED)
+    work.show(tables.census_summary(judged_neurons), "neurons whose flips are found beyond chance", 40)
     return work.finish()
+
+
+def choose_on_other_halves(
+    precisions: dict[tuple[str, str], Tensor], key: keys.Key
+) -> dict[str, neurons.Nested | None]:
+    """Made from record, model or chance: every neuron under the one that is best on the half it is not in."""
+    second = neurons.halves(len(next(iter(precisions.values()))), key=key)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for (kind, name), precision in precisions.items():
+        groups.setdefault(tables.made_from(kind, name), {})[name] = precision
+    return {made_from: neurons.nested(group, second) for made_from, group in groups.items()}
 
 
 def chosen_rows(tally: Tally, unit: str, n: int, key: keys.Key) -> tuple[Tensor, list[str]]:

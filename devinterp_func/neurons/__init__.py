@@ -52,6 +52,7 @@ from devinterp_func.neurons._moved import (
     typical,
     visits,
 )
+from devinterp_func.neurons._nested import Nested, halves, nested, nested_p_values
 from devinterp_func.neurons._neuron import (
     Axis,
     Groups,
@@ -101,6 +102,7 @@ __all__ = [
     "LEAST_COUNT",
     "Material",
     "ModelView",
+    "Nested",
     "Neuron",
     "OutlierCourse",
     "OutlierRows",
@@ -132,6 +134,7 @@ __all__ = [
     "flips",
     "frequency_scores",
     "groups",
+    "halves",
     "histograms",
     "join_sweeps",
     "judge",
@@ -142,6 +145,8 @@ __all__ = [
     "logit_effects",
     "mean",
     "n_rankings",
+    "nested",
+    "nested_p_values",
     "of_parameters",
     "on_random_data",
     "other_neurons",

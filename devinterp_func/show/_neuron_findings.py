@@ -66,17 +66,36 @@ def skill(run: Run, folder: Path) -> str | None:
         "Which tokens flip on validation data is predicted with a mean average precision, mean over units, of at best "
     )
     said += ", ".join(filter(None, told)) + "."
-    contrasts = read(folder, "skill_contrasts", tables.CONTRASTS)
+    contrasts, how = read(folder, "skill_nested", tables.NESTED), ", both chosen on other neurons,"
+    if contrasts is None:
+        contrasts, how = read(folder, "skill_contrasts", tables.CONTRASTS), ""
     if contrasts is None:
         return said
+    said += _ahead(contrasts, how)
+    census = read(folder, "skill_census", tables.CENSUS)
+    return said if census is None else said + _beyond_chance(census)
+
+
+def _ahead(contrasts: pl.DataFrame, how: str) -> str:
+    """In how many units the record is ahead of the finished model."""
     sure = contrasts.drop_nulls(["difference: low", "difference: high"])
     higher = int((contrasts["difference"] > 0).sum())
-    said += f" With the record it is higher than with the finished model alone in {higher} of "
+    said = f" With the record it is higher than with the finished model alone{how} in {higher} of "
     said += counted(len(contrasts), "unit")
     if not len(sure):
         return f"{said}; no difference has an interval."
     ahead, behind = int((sure["difference: low"] > 0).sum()), int((sure["difference: high"] < 0).sum())
     return f"{said}: surely in {ahead}, and surely lower in {behind}, of {len(sure)} with an interval of 95 %."
+
+
+def _beyond_chance(census: pl.DataFrame) -> str:
+    """Of how many neurons the flips are found beyond chance, by which rankings."""
+    row = tables.census_summary(census).row(by_predicate=pl.col("unit") == "all", named=True)
+    counts = ", ".join(f"{row[by]} {by}" for by in tables.MADE_FROM if row.get(by) is not None)
+    return (
+        f" Of {row['neurons']:,} neurons judged {row['with flips']:,} flip a token; found beyond tokens of like "
+        f"frequency (false discovery rate 5 %) are those of {counts}."
+    )
 
 
 def _best(means: pl.DataFrame, kinds: Sequence[str]) -> dict[str, object] | None:

@@ -122,12 +122,28 @@ def skill_section(run: Run, folder: Path) -> list[Section]:
     items = [
         page.figure(drawn[0], "Skill by unit.", "Dots with intervals", narrow=drawn[1]),
         page.typed_table(contrasts, tables.CONTRASTS, run.corpus.vocab),
+        *_on_other_neurons(run, folder),
         page.table(wide, "All rankings: mean average precision by unit.", fold=15),
         page.details(
             "Neurons with the most outliers, and random others", *(_skill_of(table, group) for group in groups)
         ),
     ]
     return [Section("Does the method predict?", lead, items)]
+
+
+def _on_other_neurons(run: Run, folder: Path) -> list[Markup]:
+    """With rankings that are chosen on other neurons: record against model, and whose flips are found beyond chance."""
+    if not results.has_table(folder, "skill_census"):
+        return []
+    nested = results.read_table(folder, "skill_nested", tables.NESTED)
+    nested = nested.with_columns(pl.col("unit").map_elements(units.label, return_dtype=pl.String))
+    census = results.read_table(folder, "skill_census", tables.CENSUS)
+    found = census.filter(pl.col("beyond chance") & pl.col("made from").is_in(tables.MADE_FROM[:2])).sort("p")
+    return [
+        page.typed_table(nested, tables.NESTED, run.corpus.vocab),
+        page.table(tables.census_summary(census), "Neurons whose flips a ranking finds beyond chance.", fold=None),
+        page.details("These neurons", page.typed_table(found, tables.CENSUS, run.corpus.vocab)),
+    ]
 
 
 def best_rankings(wide: pl.DataFrame, most: int = RANKED) -> list[str]:

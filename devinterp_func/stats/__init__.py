@@ -31,6 +31,7 @@ from devinterp_func.stats._keyness import (
     token_counts,
     univariate_heuristic,
 )
+from devinterp_func.stats._matched import matched_p_values
 from devinterp_func.stats._ranking import average_precision, precision_at, rank_product
 from devinterp_func.stats._statistics import STATISTICS, log_likelihood, log_odds, relative_frequency
 from devinterp_func.stats._testing import false_discovery, overlap, permutation_p_values, permuted_overlaps
@@ -59,6 +60,7 @@ __all__ = [
     "keyness",
     "log_likelihood",
     "log_odds",
+    "matched_p_values",
     "mean_average_precision",
     "notable_tokens",
     "overlap",

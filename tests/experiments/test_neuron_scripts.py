@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -232,7 +233,7 @@ def test_what_must_be_run_first_is_named(run, tmp_path, script):
 
 
 def test_skill_judges_every_ranking_against_the_truth(run, folder):
-    skill.main(skill.Settings(run.path, folder, data=30, seen=40, predicted=60, pointed=2))
+    skill.main(skill.Settings(run.path, folder, data=30, seen=40, predicted=60, pointed=2, draws=20))
     table = results.read_table(folder, "skill", tables.SKILL)
     assert table["unit"].unique(maintain_order=True).to_list() == [unit for unit in run.shapes if "linear" in unit]
     assert set(table["neurons"]) == {"all", "most outliers", "random others"}
@@ -245,6 +246,18 @@ def test_skill_judges_every_ranking_against_the_truth(run, folder):
         ours, theirs = (max(own.filter(pl.col("kind").is_in(kind))["MAP"].to_list()) for kind in kinds)
         assert row["difference"] == pytest.approx(ours - theirs)
     assert "Does the method predict?" in sections(run, folder)
+    census, nested = (
+        results.read_table(folder, f"skill_{name}", kind)
+        for name, kind in (("census", tables.CENSUS), ("nested", tables.NESTED))
+    )
+    for row in nested.iter_rows(named=True):
+        own = census.filter(pl.col("unit") == row["unit"])
+        both = own.filter(pl.col("made from") == "with the record"), own.filter(pl.col("made from") == "model alone")
+        ours, theirs = (np.mean(part["precision"].drop_nulls().to_numpy()) for part in both)
+        assert (row["MAP with the record"], row["MAP of the model alone"]) == pytest.approx((ours, theirs))
+        assert row["difference"] == pytest.approx(ours - theirs)
+    judged = census.filter(pl.col("flips") > 0)
+    assert judged["p"].is_between(1 / 21, 1).all() and census.filter(pl.col("flips") == 0)["p"].is_null().all()
 
 
 def test_skill_is_of_the_neurons_with_most_outliers_and_their_own_counts(run, folder, monkeypatch):

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from run_builders import build_run
 from strategies import few, seeds
 
@@ -327,3 +328,28 @@ def test_tables_of_ids_are_spelled():
     assert frame["token"].to_list()[:2] == VOCAB.decode([5, 3])
     spelled = words.spell(a_neuron_frame(), tables.NEURONS, VOCAB)
     assert spelled["notable targets"].to_list() == [VOCAB.decode([2, 3]), VOCAB.decode([5])]
+
+
+def census_of(p, made_from, flips):
+    found = neurons.Nested(("a", "b"), torch.arange(len(p)) % 2 == 1, torch.rand(len(p)).double())
+    names = [f"layers.0.linear1.weight:{i}" for i in range(len(p))]
+    return tables.census_rows("layers.0.linear1.weight", names, made_from, found, flips, p)
+
+
+@given(st.lists(st.one_of(st.just(float("nan")), st.floats(0.0005, 1)), min_size=1, max_size=30))
+def test_a_census_is_judged_for_each_kind_of_rankings_by_itself(chances):
+    p = torch.tensor(chances, dtype=torch.float64)
+    flips, certain = (~p.isnan()).long(), torch.ones_like(p)
+    rows = census_of(p, "with the record", flips) + census_of(certain, "random", flips)
+    table = tables.judged_census(rows)
+    assert not table.filter(pl.col("made from") == "random")["beyond chance"].any()
+    own = table.filter(pl.col("made from") == "with the record")
+    assert own["beyond chance"].to_list() == stats.false_discovery(p.nan_to_num(1.0), 0.05).tolist()
+    assert own["ranking"].to_list() == ["a", "b"] * (len(p) // 2) + ["a"] * (len(p) % 2)
+    everything = tables.census_summary(table).row(by_predicate=pl.col("unit") == "all", named=True)
+    assert everything["neurons"] == len(p) and everything["with flips"] == int((~p.isnan()).sum())
+    assert everything["with the record"] == own["beyond chance"].sum() and everything["random"] == 0
+
+
+def test_a_census_of_nothing_keeps_its_columns():
+    assert tables.judged_census([]).columns == list(tables.CENSUS.columns)
