@@ -26,25 +26,37 @@ class Settings:
     """Where its results are; by default beside the run, RUN-results."""
     against: tuple[Path, ...] = ()
     """Other runs to compare it with."""
-    port: int = 8000
-    """Of 127.0.0.1."""
+    port: int | None = None
+    """Of 127.0.0.1; by default 8000."""
     export: Path | None = None
     """Write the pages as files to this folder, instead of serving them."""
-    pages: int = 2000
-    """Of an export, at most."""
+    pages: int | None = None
+    """Of an export, at most; by default 2,000."""
     most: int | None = None
-    """Index only so many of the visits that moved each neuron most, a part of the run; by default all."""
+    """Index only so many of the visits that moved each neuron most, a part of the run; by default all, or as many as an
+    index that is there keeps."""
 
 
 def main(settings: Settings) -> None:
-    checks.integer("--port", settings.port)
-    checks.integer("--pages", settings.pages)
+    check(settings)
     index(settings)
     site = explorer.open(settings.run, settings.out, settings.against)
     if settings.export is not None:
-        return export(site, settings.export, settings.pages)
-    stage.say(f"http://127.0.0.1:{settings.port}  (Ctrl-C ends it)")
-    explorer.serve(site, settings.port, commands(settings))
+        return export(site, settings.export, settings.pages or 2000)
+    port = settings.port or 8000
+    told = f"http://127.0.0.1:{port}  (Ctrl-C ends it)"
+    explorer.serve(site, port, commands(settings), lambda: stage.say(told))
+
+
+def check(settings: Settings) -> None:
+    """All that can be seen before the work."""
+    for name in ("port", "pages", "most"):
+        if (value := getattr(settings, name)) is not None:
+            checks.integer(f"--{name}", value)
+    if settings.port is not None and settings.export is not None:
+        raise ValueError("--port means nothing with --export, which serves nothing: leave it out")
+    if settings.pages is not None and settings.export is None:
+        raise ValueError("--pages means nothing without --export: add it, or leave --pages out")
 
 
 def export(site: explorer.Site, to: Path, most: int) -> None:
@@ -84,12 +96,17 @@ def commands(settings: Settings) -> dict[str, explorer.Command]:
 def index(settings: Settings) -> None:
     """Builds what is missing of the index."""
     run, folder = records.open(settings.run), explorer.beside(settings.run)
-    there = records.n_steps(folder) if (folder / "manifest.json").exists() else 0
+    most, there = settings.most, 0
+    if (folder / "manifest.json").exists():
+        most, there = records.manifest(folder).get("most"), records.n_steps(folder)
+        if settings.most not in (None, most):
+            kept = "all visits" if most is None else f"{most:,} visits a neuron"
+            raise ValueError(f"{folder} keeps {kept}, not {settings.most:,}: leave --most out, or remove that folder")
     if there == run.n_steps:
         return
-    size = page.n_bytes(explorer.index_bytes(run, settings.most))
+    size = page.n_bytes(explorer.index_bytes(run, most))
     stage.say(f"indexing {page.counted(run.n_steps, 'step')} in {folder}, {size} at most when it is done")
-    for _ in terminal.watched(explorer.build(run, settings.most), run.n_steps, "indexing", first=there):
+    for _ in terminal.watched(explorer.build(run, most), run.n_steps, "indexing", first=there):
         pass
 
 

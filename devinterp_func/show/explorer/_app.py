@@ -1,5 +1,6 @@
 """The server: pages of a site on this machine alone. GET never changes anything."""
 
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -102,13 +103,32 @@ async def _guarded(request: Request, answer: Answer) -> Response:
     return answered
 
 
-def serve(site: Site, port: int = 8000, commands: Mapping[str, Command] | None = None) -> None:
+def serve(
+    site: Site,
+    port: int = 8000,
+    commands: Mapping[str, Command] | None = None,
+    ready: Callable[[], object] | None = None,
+) -> None:
     """Answers on 127.0.0.1 until it is interrupted; jobs that run then are ended, and can be started again.
 
     Args:
         site: of ``open``.
         port: of the loopback address.
         commands: of ``app``.
+        ready: is called once the port is taken.
+
+    Raises:
+        ValueError: there is no such port.
+        OSError: another program has it.
     """
-    answering = app(site, commands)
-    uvicorn.run(answering, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=2)
+    if not 0 < port < 2**16:
+        raise ValueError(f"the port is {port}; it must be one of 1 to {2**16 - 1}")
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise OSError(f"port {port} of 127.0.0.1 cannot be had: {error.strerror}; choose another") from error
+    with listening:
+        if ready is not None:
+            ready()
+        config = uvicorn.Config(app(site, commands), log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Server(config).run(sockets=[listening])
