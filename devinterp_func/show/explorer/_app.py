@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -16,6 +15,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
+from uvicorn import Config, Server
 
 from devinterp_func.show.explorer import _pages
 from devinterp_func.show.explorer._job_costs import step_seconds
@@ -130,5 +130,5 @@ def serve(
     with listening:
         if ready is not None:
             ready()
-        config = uvicorn.Config(app(site, commands), log_level="warning", timeout_graceful_shutdown=2)
-        uvicorn.Server(config).run(sockets=[listening])
+        config = Config(app(site, commands), log_level="warning", timeout_graceful_shutdown=2)
+        Server(config).run(sockets=[listening])

@@ -27,8 +27,8 @@ time.sleep(600)
 """
 GENTLE = """
 import sys, time
-print("started", flush=True)
 try:
+    print("started", flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     print("whole", flush=True)
