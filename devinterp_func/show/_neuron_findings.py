@@ -67,13 +67,13 @@ def skill(run: Run, folder: Path) -> str | None:
     )
     said += ", ".join(filter(None, told)) + "."
     contrasts, how = read(folder, "skill_nested", tables.NESTED), ", both chosen on other neurons,"
-    if contrasts is None:
+    if contrasts is None or contrasts.is_empty():
         contrasts, how = read(folder, "skill_contrasts", tables.CONTRASTS), ""
     if contrasts is None:
         return said
     said += _ahead(contrasts, how)
     census = read(folder, "skill_census", tables.CENSUS)
-    return said if census is None else said + _beyond_chance(census)
+    return said if census is None or census.is_empty() else said + _beyond_chance(census)
 
 
 def _ahead(contrasts: pl.DataFrame, how: str) -> str:

@@ -144,6 +144,29 @@ def test_what_the_record_adds_is_told_with_what_speaks_against_it(run, folder, d
         says(said, "no difference has an interval")
 
 
+def test_skill_tells_of_rankings_chosen_on_other_neurons_where_there_are(run, folder):
+    skills(folder, {("model", "c"): [0.5]})
+    about = {"unit": "layers.0.linear1.weight", "with the record": "a", "model alone": "c"}
+    measured = {"MAP with the record": 0.3, "MAP of the model alone": 0.1, "difference": 0.2}
+    row = about | measured | {"difference: low": 0.1, "difference: high": 0.3, "neurons with flips": 3}
+    write(folder, "skill_nested", tables.NESTED, [row])
+    rows = [
+        {"unit": about["unit"], "neuron": f"{about['unit']}:{i}", "made from": made, "ranking": "a", "flips": i % 2}
+        | {"precision": 0.5, "p": 0.01, "beyond chance": made == "with the record" and i < 2}
+        for i in range(5)
+        for made in tables.MADE_FROM
+    ]
+    write(folder, "skill_census", tables.CENSUS, rows)
+    said = _neuron_findings.skill(run, folder) or ""
+    assert "both chosen on other neurons, in 1 of 1 unit: surely in 1, and surely lower in 0" in said
+    assert "Of 5 neurons judged 2 flip a token;" in said
+    assert said.endswith("are those of 2 with the record, 0 model alone, 0 random, 0 another neuron's.")
+    write(folder, "skill_census", tables.CENSUS, [])
+    assert (_neuron_findings.skill(run, folder) or "").endswith("with an interval of 95 %.")
+    for name in ("skill_nested", "skill_census"):
+        (folder / f"{name}.parquet").unlink()
+
+
 WINDOW = st.tuples(*[st.floats(-5, 5).map(lambda x: round(x, 3))] * 3, st.floats(0.1, 9))
 
 
