@@ -3,7 +3,7 @@
     python experiments/retrain.py runs/demo --start 300 --steps 40 --shares 0.1 --draws 3     # the validation loss
     python experiments/retrain.py runs/demo --start 300 --steps 20 --shares 0.1 --draws 2 --probe "bigram:of the"
     python experiments/retrain.py runs/demo --start 300 --steps 20 --shares 0.1 --scores credit influence --among "("
-    python experiments/retrain.py runs/demo --start 300 --steps 20 --shares --without 17 4021      # these texts alone
+    python experiments/retrain.py runs/demo --start 300 --steps 20 --shares --without 6 11          # these texts alone
 
 Beside the credits: the norms of the data's deltas, and random draws. Measured are the probes and the loss on other
 validation texts, after the same steps and after one more step on chosen data alone (without dropout). The optimizer's
