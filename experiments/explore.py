@@ -39,8 +39,9 @@ class Settings:
 
 def main(settings: Settings) -> None:
     check(settings)
-    index(settings)
-    site = explorer.open(settings.run, settings.out, settings.against)
+    run = records.open(settings.run)
+    index(run, settings.most)
+    site = explorer.open(run, settings.out, settings.against)
     if settings.export is not None:
         return export(site, settings.export, settings.pages or 2000)
     port = settings.port or 8000
@@ -93,15 +94,14 @@ def commands(settings: Settings) -> dict[str, explorer.Command]:
     }
 
 
-def index(settings: Settings) -> None:
-    """Builds what is missing of the index."""
-    run, folder = records.open(settings.run), explorer.beside(settings.run)
-    most, there = settings.most, 0
+def index(run: records.Run, asked: int | None) -> None:
+    """Builds what is missing of a run's index; of so many visits a neuron as are asked for."""
+    folder, most, there = explorer.beside(run), asked, 0
     if (folder / "manifest.json").exists():
         most, there = records.manifest(folder).get("most"), records.n_steps(folder)
-        if settings.most not in (None, most):
+        if asked not in (None, most):
             kept = "all visits" if most is None else f"{most:,} visits a neuron"
-            raise ValueError(f"{folder} keeps {kept}, not {settings.most:,}: leave --most out, or remove that folder")
+            raise ValueError(f"{folder} keeps {kept}, not {asked:,}: leave --most out, or remove that folder")
     if there == run.n_steps:
         return
     size = page.n_bytes(explorer.index_bytes(run, most))
