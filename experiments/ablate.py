@@ -104,11 +104,11 @@ def choose(names: Sequence[str], graph: Graph, tally: Tally, by_default: pl.Seri
         ValueError: a neuron is not there, is of no linear map, or has no data attributed to it.
     """
     chosen = [neurons.parse(name) for name in dict.fromkeys(names or by_default)]
-    axes = {group.axis for group in tally.groups if isinstance(group, Neuron)}
+    axes = {group.unit: group.axis for group in tally.groups if isinstance(group, Neuron)}
     for neuron in chosen:
-        if axes and neuron.axis not in axes:
-            other = f"attribute.py was run with --axis {axes.pop()}; run it with --axis {neuron.axis}"
-            raise ValueError(f"{neuron} was not looked at: {other}")
+        if neuron.axis != axes.get(neuron.unit, neuron.axis):
+            lines = "columns" if axes[neuron.unit] == "in" else "rows"
+            raise ValueError(f"{neuron} was not looked at: attribute.py read {lines}; run it with the other --axis")
         row = tally.row(neuron)
         if not graphs.below_head(graph, neuron.unit):
             raise ValueError(f"{neuron} cannot be ablated: {neuron.unit} is not the weight of one map before the head")

@@ -40,7 +40,8 @@ class Settings:
     neurons: int = 8
     """Neurons of each MLP unit taken from these for a closer look (the post looked at 46 in all)."""
     axis: Literal["in", "out"] = "in"
-    """in: a neuron is a column of its unit, as in the post; out: a row."""
+    """in: a neuron is what one input of its unit feeds, as in the post: a column, or a row where the unit is stored
+    (in, out), as GPT-2's are. out: what feeds one output."""
     c: int = 20
     """Univariate heuristic: least count of a token (the post's 20)."""
     d: int = 100
@@ -103,7 +104,8 @@ def behind(work: stage.Stage, settings: Settings, frequent: torch.Tensor, total:
     """The tokens behind the most frequent parameters and behind every neuron, as tables."""
     run, data, shapes, V = work.run, work.run.data, work.run.shapes, len(work.run.corpus.vocab)
     reference = stats.token_counts(run.corpus.train, V)
-    groups = neurons.groups(shapes, settings.axis)
+    axes = neurons.axes(run.graph, shapes, "inputs" if settings.axis == "in" else "outputs")
+    groups = neurons.groups(shapes, axes)
     if without := [unit for unit in shapes if len(shapes[unit]) < 2]:
         work.say(f"no neurons, as they are no matrices: {', '.join(without)}")
 
@@ -115,13 +117,13 @@ def behind(work: stage.Stage, settings: Settings, frequent: torch.Tensor, total:
     tally = neurons.tally(shards(run, "tokens behind parameters"), data, parameters, V)
     tokens = notable(neurons.distribution(tally, data))
     work.save("parameters", tables.parameter_frame(frequent, total, shapes, [ids.tolist() for ids in tokens]))
-    members = neurons.of_parameters(shapes, frequent.tolist(), settings.axis)
+    members = neurons.of_parameters(shapes, frequent.tolist(), axes)
     united = {neuron: torch.cat([tokens[tally.row(p)] for p in of]).unique() for neuron, of in members.items()}
 
     tally = neurons.tally(shards(run, "tokens behind neurons"), data, groups, V)
     bags = neurons.distribution(tally, data)
     lists = {
-        "notable tokens": [united.get(neuron, frequent[:0]) for neuron in neurons.every(shapes, settings.axis)],
+        "notable tokens": [united.get(neuron, frequent[:0]) for neuron in neurons.every(shapes, axes)],
         "notable as a whole": notable(bags),
         "notable targets": [stats.notable_tokens(row, reference, "log_likelihood", settings.f) for row in tally.target],
     }

@@ -5,6 +5,7 @@
     python experiments/capture.py --model gpt2 --steps 100 --out runs/demo-gpt2         # another model
     python experiments/capture.py --optimizer sgd --steps 100 --out runs/demo-sgd       # another optimizer
     python experiments/capture.py --corpus wikitext2 --preset modern --out runs/modern  # the same with AdamW
+    python experiments/capture.py --repeated 0.25 --steps 60 --out runs/demo-repeated   # texts that say things twice
     python experiments/capture.py --plan                                                # what it would take
     torchrun --nproc-per-node 2 experiments/capture.py --steps 100 --out runs/demo-2    # two processes share each batch
 
@@ -38,12 +39,14 @@ class Settings:
     """Options left at None take the preset's value."""
 
     corpus: str = "python_help"  # wikitext2, python_docs, python_help, planted, or the path of a UTF-8 text file
+    repeated: float = 0.0  # share of all texts, also of held-out ones, that say their beginning again and again
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of linear maps, forwards and backwards; weights, gradients and the optimizer's step are float32 in any case."""
     tokenizer: str = "basic_english"  # or the path of a tokenizer.json, such as of experiments/tokenizer.py
     model: Kind = "post"  # the post's transformer, or one of Hugging Face's of the preset's sizes
-    preset: Literal["demo", "post", "modern"] = "demo"
-    """A small model, five epochs in half a minute; the post's 12.27 M parameters; the same with AdamW."""
+    preset: Literal["demo", "post", "modern", "mini", "tiny"] = "demo"
+    """A small model, five epochs in a minute or two; the post's 12.27 M parameters; the same with AdamW; for --model
+    gpt2, four layers of width 256, trained with AdamW on texts of 128 tokens, or two of width 128 on texts of 64."""
     out: Path = Path("runs/demo")  # the run directory: new, or one that the same command began
     seed: int = 0  # fixes initial weights, order of the data and dropout
     context: int | None = None  # tokens a datum
@@ -94,6 +97,8 @@ def capture(settings: Settings, world: World) -> None:
     sizes, recipe, recording = PRESETS[settings.preset]
     recipe = chosen(recipe, settings, n_steps=settings.steps, processes=world.size)
     recording = chosen(recording, settings)
+    if settings.repeated:
+        corpus = text.repeated(corpus, recipe.context, settings.repeated, key=0)  # of another seed's run the same
     model = model_of(settings.model, Config(len(corpus.vocab), **sizes), recipe.context)
     model = models.autocast(model) if settings.precision == "bfloat16" else model
     n_data = batches.n_data(batches.chunk(corpus.train, recipe.context))

@@ -20,7 +20,6 @@ import tokenizer
 
 from devinterp_func import models, records, text
 from devinterp_func.models import Model
-from devinterp_func.neurons import Axis
 from devinterp_func.records import Recording
 from devinterp_func.show import terminal
 from devinterp_func.training import Recipe
@@ -53,8 +52,7 @@ def main(settings: Settings) -> Path:
     run = records.open(settings.run)
     stage.say(run.graph)
     where: dict[str, Any] = {"run": settings.run, "out": settings.out}
-    rows: Axis = "out"  # GPT-2 stores (in, out): what one input feeds, the post's neuron, is a row
-    attribute.main(attribute.Settings(**where, axis=rows, parameters=50, neurons=3))
+    attribute.main(attribute.Settings(**where, parameters=50, neurons=3))
     ablate.main(ablate.Settings(**where, data=settings.data))
     ledger.main(ledger.Settings(**where, stop=min(settings.stop, run.n_steps)))
     heads.main(heads.Settings(**where))

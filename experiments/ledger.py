@@ -41,20 +41,11 @@ class Settings:
 
 def main(settings: Settings) -> Path:
     work = stage.start("ledger", settings)
-    run, key = work.run, keys.Key(settings.seed, ("ledger",))
+    run = work.run
     start, stop = run.span(settings.start, settings.stop)
-    checks.integer("nodes", settings.nodes)
     checks.integer("every", settings.every)
     names = list(dict.fromkeys(settings.probe or ("loss",)))
-    followed = [credit.parse_probe(name, run, key=key, n=settings.texts) for name in names]
-    about = {"texts": settings.texts, "seed": settings.seed}
-    stem = f"ledger-{results.slug(' '.join(names))[:100]}-from-{start}"
-    folder = work.walk_folder(stem, about | {"probes": names, "start": start, "m": settings.nodes})
-    steps = credit.ledger(run, folder, followed, start=start, stop=stop, m=settings.nodes, about=about)
-    for _ in terminal.watched(steps, stop - start, "splitting steps"):
-        pass
-    found = records.read_walk(folder, Entries)
-    entries = Entries(*(field[: stop - start] for field in found))  # the walk may have gone farther before
+    entries = walked(work, names, start, stop, settings.nodes, settings.texts, settings.seed)
     ledger = tables.LedgerKey(start, stop, settings.nodes, settings.texts, settings.seed)
     frames = tables.ledger_frames(entries, names, ledger, run.data, run.graph.vocab_size, settings.every)
     for table, kind in tables.LEDGER_TABLES.items():
@@ -65,6 +56,20 @@ def main(settings: Settings) -> Path:
         results.write_figure(work.folder, f"ledger_{results.slug(name)}", figure)
         show(work, probe)
     return work.finish()
+
+
+def walked(work: stage.Stage, names: list[str], start: int, stop: int, nodes: int, texts: int, seed: int) -> Entries:
+    """The ledger of some probes; steps that were split before are read."""
+    key, about = keys.Key(seed, ("ledger",)), {"texts": texts, "seed": seed}
+    checks.integer("nodes", nodes)
+    followed = [credit.parse_probe(name, work.run, key=key, n=texts) for name in names]
+    stem = f"ledger-{results.slug(' '.join(names))[:100]}-from-{start}"
+    folder = work.walk_folder(stem, about | {"probes": names, "start": start, "m": nodes})
+    steps = credit.ledger(work.run, folder, followed, start=start, stop=stop, m=nodes, about=about)
+    for _ in terminal.watched(steps, stop - start, "splitting steps"):
+        pass
+    found = records.read_walk(folder, Entries)
+    return Entries(*(field[: stop - start] for field in found))  # the walk may have gone farther before
 
 
 def show(work: stage.Stage, probe: dict[str, pl.DataFrame]) -> None:

@@ -6,7 +6,7 @@
 Every step is replayed once. What it adds to a neuron's squared norm is split over its token positions: as credits,
 which explain it exactly but for past (earlier data's, through the optimizer's memory) and weight decay; and in first
 order, which leaves a remainder to no token. Of the columns the amounts of all target tokens are kept; skill.py, run
-after this, judges those of the whole run among the other rankings. With the post's model a replay of both axes takes
+after this, judges them among the other rankings, those of spans too. With the post's model a replay of both axes takes
 5 GB of memory.
 """
 

@@ -23,7 +23,7 @@ from devinterp_func.show import results, tables, terminal
 from devinterp_func.show._phase_sections import step_figures
 from devinterp_func.tree import Params
 
-SHOWN = ("changes", "segments", "makers", "coincidence", "answers", "courses")
+SHOWN = ("dips", "changes", "segments", "makers", "coincidence", "answers", "courses")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Settings:
     """Steps from one measurement of the losses to the next; at most the window."""
     texts: int = 60
     """Validation texts whose losses are measured."""
+    phrase: str = ""
+    """Tokens, such as "= =": the texts with them are told apart in what stands beside the effective sample size."""
     common: int = 100
     """How many tokens count as common: unigram statistics predict them."""
     snapshots: int = 8  # how many are few
@@ -58,7 +60,8 @@ def main(settings: Settings) -> Path:
         start, stop = run.span(settings.start, settings.stop)
         losses = losses_of(settings, run, key)
         steps = replayed(settings, run, losses, start, stop)
-        frames, course, points = tables.phase_frames(label, run, steps, settings.window, key=key)
+        phrase = [run.corpus.vocab.index(token) for token in settings.phrase.split()]
+        frames, course, points = tables.phase_frames(label, run, steps, settings.window, phrase, key=key)
         seeds[label] = course, points
         near = [step for step in run.snapshots if start <= step <= stop]
         if len(near) >= credit.FEWEST_SNAPSHOTS:
@@ -87,6 +90,8 @@ def check(settings: Settings, runs: list[Run]) -> None:
     checks.integer("--snapshots", settings.snapshots, least=credit.FEWEST_SNAPSHOTS)
     for run in runs:
         stage.require_text(run)
+        for token in settings.phrase.split():
+            run.corpus.vocab.index(token)
         start, stop = run.span(settings.start, settings.stop)
         credit.require_windows(stop - start, settings.window, settings.every)
         if run.manifest["data"] != runs[0].manifest["data"]:

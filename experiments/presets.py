@@ -13,17 +13,22 @@ from devinterp_func.training import Recipe
 
 Kind = Literal["post", "gpt2", "neox", "llama"]
 DEMO = {"d_model": 64, "n_heads": 4, "d_hidden": 64}
+MINI = {"n_layers": 4, "d_model": 256, "n_heads": 4, "d_hidden": 1024, "dropout": 0.1}  # BERT-Mini's shape
+TINY = {"n_layers": 2, "d_model": 128, "n_heads": 4, "d_hidden": 512, "dropout": 0.0}
 MODERN = Recipe(  # as language models are trained today
     lr=3e-3,  # for the post's model and text the best of 3e-4, 1e-3 and 3e-3 by validation loss after 976 steps
     schedule=Schedule("cosine", warmup=500, end=0.1),
     optimizer=optim.adamw(betas=(0.9, 0.999), weight_decay=0.1, matrices_only=True),
     max_norm=1.0,
 )
-SHORT = Schedule("cosine", warmup=20, end=0.1)
+SHORT, LONGER = (Schedule("cosine", warmup=warmup, end=0.1) for warmup in (20, 100))
+EVERY_20, EVERY_100 = Recording(k=100, snapshot_every=20), Recording(snapshot_every=100)
 PRESETS: dict[str, tuple[dict[str, Any], Recipe, Recording]] = {
-    "demo": (DEMO, replace(MODERN, schedule=SHORT), Recording(k=100, snapshot_every=20)),
+    "demo": (DEMO, replace(MODERN, schedule=SHORT), EVERY_20),
     "post": ({}, Recipe(), Recording()),
     "modern": ({}, MODERN, Recording(snapshot_every=976)),  # three an epoch: a snapshot is three times the weights
+    "mini": (MINI, replace(MODERN, lr=1e-3, schedule=LONGER, context=128, batch_size=16, epochs=2), EVERY_100),
+    "tiny": (TINY, replace(MODERN, lr=2e-3, schedule=LONGER, context=64, batch_size=16, epochs=1), EVERY_20),
 }
 PRE_NORM_LR = 1.0  # of models whose norms come first, as in Hugging Face's: at the presets' rates they learn badly
 USUAL_LR = {"sgd": 5.0, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-3}

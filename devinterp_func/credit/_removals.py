@@ -1,20 +1,19 @@
-"""Which data are removed, or stepped on once more, and how an effect stands beside those of random choices."""
+"""Which data are removed, or stepped on once more, and at random beside them."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import special
-from scipy import stats as distributions
 from torch import Tensor
 
 from devinterp_func import keys
 
-RANDOM = "random"  # the name of draws, among scores
-Interval = tuple[float, float]
+RANDOM = "random"  # the name of draws, among scores; the names of other pools begin with it
+EQUAL_NORM = f"{RANDOM}, equal norm: "  # begins the name of draws that are matched with a removal, which it ends with
+NORM = "norm"  # the score by norm, whose removals have no match: nothing else is as large
+NEAREST = 10  # as many data next in norm are drawn from
 
 
 class Choice(NamedTuple):
@@ -23,17 +22,6 @@ class Choice(NamedTuple):
     score: str
     share: float  # of all occurrences, or of all different data
     draw: int = 0
-
-
-class Distance(NamedTuple):
-    """How far an effect lies from those of random draws, in their standard deviations."""
-
-    value: float
-    low: float
-    high: float
-
-
-# ---- what is chosen
 
 
 def helping_sign(probe: str) -> Literal[1, -1]:
@@ -78,6 +66,7 @@ def removals(
     key: keys.Key | int,
     among: Mapping[str, Bool[Tensor, "S n"]] = MappingProxyType({}),
     given: Mapping[str, Bool[Tensor, "S n"]] = MappingProxyType({}),
+    norms: Float[Tensor, "S n"] | None = None,
 ) -> dict[Choice, Bool[Tensor, "S n"]]:
     """For each share the top of each score, and random draws of the same size, from all and from some occurrences.
 
@@ -87,10 +76,15 @@ def removals(
         draws: how many random ones.
         key: of them.
         among: occurrences that others are drawn from, by the name of these draws.
-        given: occurrences that are removed as they are, by name, each beside random draws of as many.
+        given: occurrences that are removed as they are, by name, each beside random draws of as many, from all and from
+            those of ``among`` that have more.
+        norms: of the occurrences' deltas; where they are known, the top of each score but "norm", and what is given,
+            stand beside draws ``of_equal_norm`` too, whose name is ``EQUAL_NORM`` and theirs; but not what is given and
+            more than half of all, of which there are no others.
 
     Raises:
-        ValueError: as of ``top_mask``, there are too few occurrences to draw from, or those given are none or all.
+        ValueError: as of ``top_mask`` and ``of_equal_norm``, there are too few occurrences to draw from, or those given
+            are none or all.
     """
     shape = tuple(next(iter(scores.values())).shape)
     chance = [keys.uniform(shape, 0.0, 1.0, key=keys.fold_in(key, draw)) for draw in range(draws)]
@@ -106,7 +100,53 @@ def removals(
             raise ValueError(f"{name!r} are {count} of {n} occurrences; they must be some and not all")
         chosen[Choice(name, count / n)] = own
         chosen |= {Choice(RANDOM, count / n, draw): top_mask(score, count / n) for draw, score in enumerate(chance)}
-    return chosen
+        for kind, pool in among.items():
+            if int(pool.sum()) > count:
+                chosen |= {Choice(kind, count / n, i): _top_of(pool, x, count / n) for i, x in enumerate(chance)}
+    names = [*scores, *(name for name, own in given.items() if 2 * int(own.sum()) <= own.numel())]
+    return chosen if norms is None else chosen | _matched(chosen, names, norms, draws, key)
+
+
+def _matched(
+    chosen: Mapping[Choice, Tensor], names: Sequence[str], norms: Tensor, draws: int, key: keys.Key | int
+) -> dict[Choice, Tensor]:
+    """Draws of equal norm for each choice that has one of these names, but that by norm."""
+    wanted = {choice: removed for choice, removed in chosen.items() if choice.score in names and choice.score != NORM}
+    return {
+        Choice(EQUAL_NORM + name, share, draw): of_equal_norm(
+            removed, norms, key=keys.fold_in(key, "equal norm", name, f"{share:g}", draw)
+        )
+        for (name, share, _), removed in wanted.items()
+        for draw in range(draws)
+    }
+
+
+def of_equal_norm(
+    removed: Bool[Tensor, "S n"], norms: Float[Tensor, "S n"], *, key: keys.Key | int
+) -> Bool[Tensor, "S n"]:
+    """Other occurrences, as many: in place of each one at random of the ``NEAREST`` that are next to it in norm.
+
+    None is taken twice, and none that is removed; in random order each takes from what the earlier ones left.
+
+    Raises:
+        ValueError: more than half of all are removed.
+
+    >>> of_equal_norm(torch.tensor([[True, False]]), torch.tensor([[1.0, 5.0]]), key=0)
+    tensor([[False,  True]])
+    """
+    out, size = removed.flatten().nonzero()[:, 0], norms.flatten().double()
+    if 2 * len(out) > len(size):
+        raise ValueError(
+            f"{len(out)} of {len(size)} occurrences are removed; others of equal norm are too few for that"
+        )
+    rng, free = keys.generator(key), ~removed.flatten()
+    drawn = torch.zeros_like(free)
+    for place in out[torch.from_numpy(rng.permutation(len(out)))].tolist():
+        far = (size - size[place]).abs().masked_fill(~free, torch.inf)
+        near = far.argsort(stable=True)[: min(NEAREST, int(free.sum()))]
+        one = near[int(rng.integers(len(near)))]
+        drawn[one], free[one] = True, False
+    return drawn.view(removed.shape)
 
 
 def _top_of(pool: Bool[Tensor, "S n"], scores: Float[Tensor, "S n"], share: float) -> Bool[Tensor, "S n"]:
@@ -151,33 +191,3 @@ def datum_totals(
     """
     ids, place = datum.flatten().unique(return_inverse=True)
     return ids, scores.new_zeros(len(ids), *scores.shape[2:]).index_add_(0, place, scores.flatten(0, 1))
-
-
-# ---- an effect beside chance
-
-
-def mean_interval(chance: Sequence[float]) -> Interval | None:
-    """95 % interval of the mean of random draws (Student's t); None for fewer than two.
-
-    >>> tuple(round(x, 3) for x in mean_interval([1.0, 3.0]))
-    (-10.706, 14.706)
-    """
-    if len(chance) < 2:
-        return None
-    x = np.array(chance)
-    low, high = distributions.t.interval(0.95, len(x) - 1, x.mean(), x.std(ddof=1) / len(x) ** 0.5)
-    return float(low), float(high)
-
-
-def distance_from_chance(effect: float, chance: Sequence[float]) -> Distance | None:
-    """How many standard deviations of random draws an effect lies from their mean, with the exact 95 % interval.
-
-    The draws are taken to be normal, the effect as given: the interval is of the noncentral t distribution. None for
-    fewer than two draws, and where all are equal.
-    """
-    x, root = np.array(chance), len(chance) ** 0.5
-    if len(x) < 2 or not x.std():
-        return None
-    value = float((effect - x.mean()) / x.std(ddof=1))
-    low, high = (float(special.nctdtrinc(len(x) - 1, p, root * value)) / root for p in (0.975, 0.025))
-    return Distance(value, low, high)

@@ -15,7 +15,7 @@ and Fact Tracing for Large Language Model Pretraining*.
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +30,9 @@ from devinterp_func.optim import State
 from devinterp_func.records import Run, RunPath
 from devinterp_func.training import Move, Recipe
 from devinterp_func.tree import Params
+
+Stance = Literal["for", "against"]
+STANCES: dict[Stance, tuple[str, int]] = {"for": ("", 1), "against": (" against", -1)}  # word in a name, and sign
 
 
 class Window(NamedTuple):
@@ -80,8 +83,9 @@ class DatumAmounts(NamedTuple):
         names: Sequence[str],
         kinds: Sequence[str],
         more: Mapping[str, Float[Tensor, "S P n"]] = MappingProxyType({}),
+        stances: Sequence[Stance] = ("for",),
     ) -> dict[str, Float[Tensor, "S n"]]:
-        """How much each datum helped each probe, and how far it moved the weights, by name.
+        """How much each datum helped each probe, or worked against it, and how far it moved the weights, by name.
 
         To help is to lower a loss, and to raise any other probe.
 
@@ -89,12 +93,14 @@ class DatumAmounts(NamedTuple):
             names: of the probes; "loss" is a loss.
             kinds: "credit", "marginal" or "at_start", or of the other amounts.
             more: other amounts, such as influences, by kind.
+            stances: what is high: of what helped, or of what worked against it, in whose name "against" stands.
         """
         amounts = {"credit": self.credit, "marginal": self.marginal, "at_start": self.at_start, **more}
         signs = [helping_sign(name) for name in names]
         scores = {
-            f"{kind}, {name}": amounts[kind][:, i] * sign
+            f"{kind}{word}, {name}": amounts[kind][:, i] * sign * turn
             for kind in kinds
+            for word, turn in (STANCES[stance] for stance in stances)
             for i, (name, sign) in enumerate(zip(names, signs, strict=True))
         }
         return scores | {"norm": self.norm}

@@ -52,11 +52,12 @@ from devinterp_func.neurons._moved import (
     typical,
     visits,
 )
-from devinterp_func.neurons._nested import Nested, halves, nested, nested_p_values
+from devinterp_func.neurons._nested import Nested, halves, nested, nested_difference, nested_p_values
 from devinterp_func.neurons._neuron import (
     Axis,
     Groups,
     Neuron,
+    axes,
     every,
     groups,
     of_parameters,
@@ -75,15 +76,26 @@ from devinterp_func.neurons._outlier_counts import (
     top_parameters,
 )
 from devinterp_func.neurons._rankings import (
-    POST,
     Material,
+    Ranking,
     frequency_scores,
+    has_effect,
     n_rankings,
     random_scores,
     rankings,
     swapped_scores,
 )
-from devinterp_func.neurons._sweep import Sweep, flip_counts, join_sweeps, sweep, sweep_in_parts, sweep_naive
+from devinterp_func.neurons._record_rankings import POST, expected_targets
+from devinterp_func.neurons._sweep import (
+    Sweep,
+    Work,
+    flip_counts,
+    join_sweeps,
+    n_sweep_parts,
+    sweep,
+    sweep_in_parts,
+    sweep_naive,
+)
 from devinterp_func.neurons._tally import Over, Tally, bags, distribution, tally
 
 __all__ = [
@@ -108,6 +120,7 @@ __all__ = [
     "OutlierRows",
     "Over",
     "POST",
+    "Ranking",
     "Replacement",
     "Sweep",
     "Tally",
@@ -115,18 +128,21 @@ __all__ = [
     "Typical",
     "Verdict",
     "Visits",
+    "Work",
     "activations",
     "activations_by_token",
     "activations_of_neighbours",
     "activations_on",
     "alike",
     "amounts_at",
+    "axes",
     "bags",
     "card",
     "distribution",
     "every",
     "excerpt_at",
     "excerpts",
+    "expected_targets",
     "extreme_neurons",
     "flip_counts",
     "flip_counts_of",
@@ -135,6 +151,7 @@ __all__ = [
     "frequency_scores",
     "groups",
     "halves",
+    "has_effect",
     "histograms",
     "join_sweeps",
     "judge",
@@ -145,7 +162,9 @@ __all__ = [
     "logit_effects",
     "mean",
     "n_rankings",
+    "n_sweep_parts",
     "nested",
+    "nested_difference",
     "nested_p_values",
     "of_parameters",
     "on_random_data",

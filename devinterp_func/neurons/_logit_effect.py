@@ -49,7 +49,7 @@ def logit_effect(graph: Graph, params: Params, neuron: Neuron, norm: bool = Fals
 
 
 def logit_effects(graph: Graph, params: Params, batch: tuple[Any, ...], unit: str) -> Float[Tensor, "G V"]:
-    """``logit_effect`` of each input of an MLP's unit, through the last norm.
+    """``logit_effect`` of each input of a unit that writes to the stream, or of an MLP, through the last norm.
 
     An input of the MLP's first projection feeds all hidden neurons: the mean slope of what is between the projections,
     such as the share of positions at which a ReLU is above 0, stands for each of these.
@@ -57,15 +57,18 @@ def logit_effects(graph: Graph, params: Params, batch: tuple[Any, ...], unit: st
     Args:
         graph, params: the model.
         batch: some data.
-        unit: an MLP's input or output projection, of any layer.
+        unit: an MLP's input or output projection, or attention's output projection, of any layer.
 
     Raises:
         ValueError: another unit.
     """
     maps = hidden_maps(graph)
-    if unit not in (*maps, *maps.values()):
-        have = [name for name in graph.shapes if name in (*maps, *maps.values())]
-        raise ValueError(f"{unit!r} is not in an MLP; units that are: {', '.join(have) or 'none'}")
+    writers = [name for name in graph.shapes if has_operation(graph, name) and writes_stream(graph, name)]
+    if unit not in (*maps, *writers):
+        have = [name for name in graph.shapes if name in (*maps, *writers)]
+        raise ValueError(
+            f"{unit!r} neither writes to the stream nor feeds an MLP; units that do: {', '.join(have) or 'none'}"
+        )
     written = _by_input(graph, params, maps.get(unit, unit)).T
     if unit in maps:
         slope = _slopes(graph, params, batch, unit, maps[unit])

@@ -4,26 +4,28 @@ For a weight of shape (out, in), neuron i of ``axis="in"`` is column i, all that
 ``axis="out"`` is row i, all that feeds one output. For ``linear2.weight`` a column is a hidden neuron of the MLP; for
 ``linear1.weight`` a column is a coordinate of the stream and a row is a hidden neuron. Of a convolution a column is an
 input channel and a row a filter. Rows and columns are those of the weight as it is stored: where that is (in, out), a
-column is an output. A neuron carries its axis, so that the two are never mixed. Units of fewer than two dimensions have
-no neurons.
+column is an output; ``axes`` says which they are of each unit. A neuron carries its axis, so that the two are never
+mixed. Units of fewer than two dimensions have no neurons.
 
 Source: *Training Process Transparency through Gradient Interpretability: Early Experiments on Toy Language Models*
 (Krzyzanowski and Hubinger 2023), whose neurons are columns.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from devinterp_func import units
-from devinterp_func.graph import Graph, Operation, operation
+from devinterp_func.graph import Graph, Operation, Side, has_operation, operation
 from devinterp_func.tree import Params
 
 Axis = Literal["in", "out"]
+Axes = Axis | Mapping[str, Axis]
+"""One axis for all units, or each unit's own."""
 
 
 class Neuron(NamedTuple):
@@ -97,12 +99,27 @@ def dimension(axis: Axis) -> int:
     return 1 if axis == "in" else 0
 
 
-def every(shapes: units.Shapes, axis: Axis = "in", units: Iterable[str] | None = None) -> list[Neuron]:
+def axes(graph: Graph, shapes: units.Shapes, side: Side) -> dict[str, Axis]:
+    """Which axis of each unit numbers the inputs, or the outputs, of its linear map or convolution.
+
+    Args:
+        graph: the model.
+        shapes: some of its units; one that is the weight of no or of several operations is taken to be (out, in).
+        side: "inputs", as the post's neurons are, or "outputs".
+    """
+    found: dict[str, Axis] = {}
+    for unit in shapes:
+        columns = operation(graph, unit).side("in") if has_operation(graph, unit) else "inputs"
+        found[unit] = "in" if columns == side else "out"
+    return found
+
+
+def every(shapes: units.Shapes, axis: Axes = "in", units: Iterable[str] | None = None) -> list[Neuron]:
     """All neurons in order: unit after unit, by index.
 
     Args:
         shapes: units by name; those of fewer than two dimensions have none.
-        axis: columns or rows.
+        axis: columns or rows, or of each unit which, such as ``axes`` says.
         units: only of these; in the order of ``shapes`` all the same.
 
     Raises:
@@ -111,17 +128,19 @@ def every(shapes: units.Shapes, axis: Axis = "in", units: Iterable[str] | None =
     >>> [str(neuron) for neuron in every({"a": (1, 2), "bias": (3,)})]
     ['a:0', 'a:1']
     """
-    _require_axis(axis)
-    chosen = _with_neurons(shapes) if units is None else {require(shapes, Neuron(name, 0, axis)).unit for name in units}
-    return [Neuron(name, i, axis) for name in shapes if name in chosen for i in range(width(shapes[name], axis))]
+    own = _of_each(shapes, axis)
+    chosen = _with_neurons(shapes) if units is None else {require(shapes, Neuron(name, 0)).unit for name in units}
+    return [
+        Neuron(name, i, own[name]) for name in shapes if name in chosen for i in range(width(shapes[name], own[name]))
+    ]
 
 
-def groups(shapes: units.Shapes, axis: Axis = "in") -> Groups:
+def groups(shapes: units.Shapes, axis: Axes = "in") -> Groups:
     """All neurons, and which of them each parameter belongs to.
 
     Args:
         shapes: the captured units, in the order that numbers their P parameters.
-        axis: columns or rows.
+        axis: as of ``every``.
 
     Returns:
         ``every(shapes, axis)``, and for each parameter number an index into it, −1 for those of units without neurons.
@@ -129,13 +148,13 @@ def groups(shapes: units.Shapes, axis: Axis = "in") -> Groups:
     >>> groups({"a": (2, 3)}).of, groups({"a": (2, 3)}, "out").of
     (tensor([0, 1, 2, 0, 1, 2]), tensor([0, 0, 0, 1, 1, 1]))
     """
-    parts, start = [torch.zeros(0, dtype=torch.int64)], 0
-    for shape in shapes.values():
+    parts, start, own = [torch.zeros(0, dtype=torch.int64)], 0, _of_each(shapes, axis)
+    for name, shape in shapes.items():
         if len(shape) < 2:
             parts.append(torch.full((torch.Size(shape).numel(),), -1))
             continue
-        numbers = torch.arange(start, start + width(shape, axis))
-        along = [-1 if i == dimension(axis) else 1 for i in range(len(shape))]
+        numbers = torch.arange(start, start + width(shape, own[name]))
+        along = [-1 if i == dimension(own[name]) else 1 for i in range(len(shape))]
         parts.append(numbers.view(along).expand(shape).flatten())
         start += len(numbers)
     return Groups(tuple(every(shapes, axis)), torch.cat(parts))
@@ -156,13 +175,13 @@ def parameter_groups(parameters: Int[Tensor, "G"], n_parameters: int) -> Groups:
     return Groups(tuple(parameters.tolist()), of)
 
 
-def of_parameters(shapes: units.Shapes, parameters: Sequence[int], axis: Axis = "in") -> dict[Neuron, list[int]]:
+def of_parameters(shapes: units.Shapes, parameters: Sequence[int], axis: Axes = "in") -> dict[Neuron, list[int]]:
     """The neurons of some parameters, in order of first appearance, each with its own of them.
 
     Args:
         shapes: the captured units, in order.
         parameters: parameter numbers, such as the most frequent outliers, most frequent first (the post's order).
-        axis: columns or rows.
+        axis: as of ``every``.
 
     Returns:
         Neuron -> its parameters in the given order. Parameters of units without neurons are left out.
@@ -204,6 +223,22 @@ def operation_of(graph: Graph, neuron: Neuron) -> Operation:
 
 def _with_neurons(shapes: units.Shapes) -> list[str]:
     return [name for name, shape in shapes.items() if len(shape) > 1]
+
+
+def _of_each(shapes: units.Shapes, axis: Any) -> dict[str, Axis]:
+    """Every unit's axis.
+
+    Raises:
+        ValueError: one is no axis, or a unit is given none.
+    """
+    if not isinstance(axis, Mapping):
+        _require_axis(axis)
+        return dict.fromkeys(shapes, axis)
+    for name in _with_neurons(shapes):
+        if name not in axis:
+            raise ValueError(f"{name!r} is given no axis; those that are: {', '.join(axis) or 'none'}")
+        _require_axis(axis[name])
+    return {name: axis.get(name, "in") for name in shapes}
 
 
 def _require_axis(axis: str) -> None:

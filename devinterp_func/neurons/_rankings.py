@@ -2,8 +2,9 @@
 
 Every score is (G, V), higher where the neuron's ablation is thought to flip the token. Their kinds must not be mixed:
 
-* record: token counts of the attributed data, by any reading (bag, target, input) and any keyness statistic; and what
-  each target token added to the neuron's squared norm over training, where the steps were made again.
+* record: token counts of the attributed data, by any reading (bag, target, input) and any keyness statistic; targets
+  beyond what the input tokens there explain; and what each target token added to the neuron's squared norm over
+  training, where the steps were made again.
 * record and model: among others "where it predicts", which reads at each outlier's position the token that the finished
   model predicts there: what an ablation there could flip.
 * model: what the finished model alone gives: activations, logit effects, how often tokens are predicted.
@@ -14,14 +15,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from devinterp_func import keys, stats
-from devinterp_func.graph import Graph
+from devinterp_func.graph import Graph, has_operation, hidden_maps, writes_stream
 from devinterp_func.neurons._activations import activations_by_token, selectivity
 from devinterp_func.neurons._logit_effect import input_axis, logit_effects
+from devinterp_func.neurons._neuron import Axis
+from devinterp_func.neurons._record_rankings import (
+    SMOOTH,
+    given_input_rankings,
+    norm_rankings,
+    record_rankings,
+)
 from devinterp_func.tree import Params
 
 
@@ -43,33 +50,43 @@ Ranking = tuple[str, str, Float[Tensor, "g V"]]
 def rankings(
     material: Material,
     unit: str,
-    columns: Int[Tensor, "g"],
+    index: Int[Tensor, "g"],
     counts: Mapping[str, Num[Tensor, "g V"]],
     predicted: Num[Tensor, "g V"],
     norms: Mapping[str, Float[Tensor, "g V"]],
     *,
     key: keys.Key | int,
+    axis: Axis = "in",
+    expected: Float[Tensor, "g V"] | None = None,
 ) -> Iterator[Ranking]:
-    """All rankings of tokens for some inputs of an MLP's unit; how many there are, ``n_rankings`` says.
+    """All rankings of tokens for some neurons of a unit; how many there are, ``n_rankings`` says.
 
     Args:
         material: what they are made from.
-        unit: the MLP's input or output projection in a layer.
-        columns: of the unit; rows where it is stored (in, out).
+        unit: of a linear map.
+        index: of the neurons in the unit.
         counts: reading -> token counts of these neurons.
         predicted: outliers of these neurons by the token that the finished model predicts at their position.
         norms: what the tokens did to the neurons' squared norms, for ``norm_rankings``.
         key: of the rankings by chance.
+        axis: columns or rows.
+        expected: of ``expected_targets``, for ``given_input_rankings``; None for none of these.
     """
-    m = material
-    effect = logit_effects(m.graph, m.params, (m.tokens,), unit).cpu()[columns]
-    of_unit = model_rankings(m.graph, m.params, m.tokens, m.predicted, unit, m.reference)
-    model = {name: scores[columns] for name, scores in of_unit}
+    m, effect, moved = material, None, None
+    if has_effect(m.graph, unit, axis):
+        effect = logit_effects(m.graph, m.params, (m.tokens,), unit).cpu()
+    model = {
+        name: scores[index]
+        for name, scores in model_rankings(
+            m.graph, m.params, m.tokens, m.predicted, unit, m.reference, axis=axis, effect=effect
+        )
+    }
+    if effect is not None:
+        effect, moved = effect[index], model[MOVED]
+    given = () if expected is None else given_input_rankings(counts["target"], expected)
     kinds: dict[str, Iterable[tuple[str, Tensor]]] = {
-        "record": chain(record_rankings(counts, m.reference), norm_rankings(norms, m.reference)),
-        "record and model": joint_rankings(
-            predicted, counts["target"], m.reference, m.predictions, effect, model[MOVED]
-        ),
+        "record": chain(record_rankings(counts, m.reference), given, norm_rankings(norms, m.reference)),
+        "record and model": joint_rankings(predicted, counts["target"], m.reference, m.predictions, effect, moved),
         "model": model.items(),
         "chance": chance_rankings(predicted / (m.predictions + SMOOTH), key=key),
     }
@@ -77,9 +94,17 @@ def rankings(
         yield from ((kind, name, scores) for name, scores in ranked)
 
 
-def n_rankings(n_columns: int, n_norms: int = 0) -> int:
-    """How many ``rankings`` there are for so many columns, with so many amounts of norms."""
-    return 1 + 3 * len(stats.STATISTICS) + 6 * n_norms + 8 + 9 + (2 if n_columns > 1 else 1)
+def n_rankings(n_neurons: int, n_norms: int = 0, effects: bool = True, expected: bool = False) -> int:
+    """How many ``rankings`` there are for so many neurons, with so many amounts of norms, and with what else."""
+    of_record = 1 + 3 * len(stats.STATISTICS) + 6 * n_norms + (3 if expected else 0)
+    return of_record + (8 + 9 if effects else 4 + 4) + (2 if n_neurons > 1 else 1)
+
+
+def has_effect(graph: Graph, unit: str, axis: Axis) -> bool:
+    """Whether ``logit_effects`` says what these neurons do to the logits."""
+    maps = hidden_maps(graph)
+    inside = unit in (*maps, *maps.values()) or (has_operation(graph, unit) and writes_stream(graph, unit))
+    return inside and axis == input_axis(graph, unit)
 
 
 def frequency_scores(reference: Int[Tensor, "V"], n_neurons: int) -> Float[Tensor, "G V"]:
@@ -103,45 +128,7 @@ def swapped_scores(scores: Float[Tensor, "G V"], *, key: keys.Key | int) -> Floa
     return scores[cycle.roll(1)[cycle.argsort()]]
 
 
-SMOOTH = 60  # occurrences added to each token's, so that those that occur once or twice do not come first
-
 MOVED = "|logit effect × activation where predicted|, shrunk"
-POST = "bag, relative frequency of c ≥ 20 (post)"
-
-
-def record_rankings(
-    counts: Mapping[str, Num[Tensor, "G V"]], reference: Int[Tensor, "V"]
-) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
-    """Every keyness statistic of every reading, and the post's ranking.
-
-    Args:
-        counts: reading -> token counts of the neurons, of ``neurons.distribution``.
-        reference: of the training data.
-    """
-    bag = counts["bag"]
-    yield POST, torch.where(bag >= 20, stats.relative_frequency(bag, reference), 0)
-    for reading, count in counts.items():
-        for statistic, score in stats.STATISTICS.items():
-            yield f"{reading}, {statistic.replace('_', ' ')}", score(count, reference)
-
-
-def norm_rankings(
-    amounts: Mapping[str, Float[Tensor, "G V"]], reference: Int[Tensor, "V"]
-) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
-    """What the tokens did to each neuron's squared norm: built it, or either way; in all, and as often as they occur.
-
-    Per √occurrence a token that pulls either way at random is worth the same however frequent it is.
-
-    Args:
-        amounts: of each target token, of ``credit.NormGrowth``: credits and what there is in first order, by name.
-        reference: counts of the training data.
-    """
-    often = reference + SMOOTH
-    for kind, growth in amounts.items():
-        for name, amount in ((kind, growth), (f"|{kind}|", growth.abs())):
-            yield f"{name} by target", amount
-            yield f"{name} by target, per √occurrence", amount / often.sqrt()
-            yield f"{name} by target, per occurrence", amount / often
 
 
 def joint_rankings(
@@ -149,8 +136,8 @@ def joint_rankings(
     target: Num[Tensor, "G V"],
     reference: Int[Tensor, "V"],
     predictions: Int[Tensor, "V"],
-    effect: Float[Tensor, "G V"],
-    moved: Float[Tensor, "G V"],
+    effect: Float[Tensor, "G V"] | None,
+    moved: Float[Tensor, "G V"] | None,
 ) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
     """What the record says with the finished model's help.
 
@@ -159,18 +146,19 @@ def joint_rankings(
         target: the same by target token.
         reference: counts of the training data.
         predictions: how often each token is predicted over all training data.
-        effect: of ``logit_effects``.
-        moved: of ``model_rankings`` under the name ``MOVED``.
+        effect: of ``logit_effects``; None where there is none, and no ranking that takes it.
+        moved: of ``model_rankings`` under the name ``MOVED``; None with that.
     """
     share = predicted / (predictions + SMOOTH)
+    likely = stats.log_likelihood(target, reference).clamp(min=0)
     yield "where it predicts, log likelihood", stats.log_likelihood(predicted, predictions)
     yield "where it predicts, log odds", stats.log_odds(predicted, predictions)
     yield "where it predicts, share", share
-    yield "where it predicts, share × |logit effect|", share * effect.abs()
-    yield "where it predicts, share × moved logit", share * moved
-    yield "where it predicts and moved logit, rank product", stats.rank_product(share, moved)
-    likely = stats.log_likelihood(target, reference).clamp(min=0)
-    yield "target, log likelihood × |logit effect|", likely * effect.abs()
+    if effect is not None and moved is not None:
+        yield "where it predicts, share × |logit effect|", share * effect.abs()
+        yield "where it predicts, share × moved logit", share * moved
+        yield "where it predicts and moved logit, rank product", stats.rank_product(share, moved)
+        yield "target, log likelihood × |logit effect|", likely * effect.abs()
     yield "target and where it predicts, rank product", stats.rank_product(likely, share)
 
 
@@ -181,26 +169,31 @@ def model_rankings(
     predictions: Int[Tensor, "n C"],
     unit: str,
     reference: Int[Tensor, "V"],
+    *,
+    axis: Axis = "in",
+    effect: Float[Tensor, "G V"] | None,
 ) -> Iterator[tuple[str, Float[Tensor, "G V"]]]:
-    """What the finished model says of all inputs of a unit in the MLP.
+    """What the finished model says of all neurons of a unit.
 
     Args:
         graph, params: the model.
         tokens: of some training data.
         predictions: of the model for them.
-        unit: an MLP's input or output projection.
+        unit: of a linear map.
         reference: counts of the training data.
+        axis: columns or rows.
+        effect: of ``logit_effects``; None where there is none, and no ranking that takes it.
     """
-    effect, axis = logit_effects(graph, params, (tokens,), unit).cpu(), input_axis(graph, unit)
-    width = len(effect)
     by_input = activations_by_token(graph, params, (tokens,), unit, axis)
     by_prediction = activations_by_token(graph, params, (tokens,), unit, axis, labels=predictions)
-    often = by_prediction.count.double()
-    moved = (effect * by_prediction.mean.T).abs()  # of each token's logit, where it is the prediction
+    often, width = by_prediction.count.double(), by_input.mean.shape[1]
     yield "token frequency", frequency_scores(reference, width)
     yield "prediction frequency", often.expand(width, -1)
     yield "activations by input token", selectivity(by_input)
     yield "activations by predicted token", selectivity(by_prediction)
+    if effect is None:
+        return
+    moved = (effect * by_prediction.mean.T).abs()  # of each token's logit, where it is the prediction
     yield "logit effect", effect
     yield "|logit effect|", effect.abs()
     yield "|logit effect| × √prediction frequency", effect.abs() * often.sqrt()

@@ -108,6 +108,11 @@ def sweep_in_parts(
         yield part._replace(position=part.position + rows.start * n_positions(graph))
 
 
+def n_sweep_parts(graph: Graph, n: int) -> int:
+    """How many parts ``sweep_in_parts`` has for n data."""
+    return len(blocks(graph, n, TOGETHER))
+
+
 def sweep_naive(
     graph: Graph, params: Params, batch: tuple[Any, ...], neurons: Sequence[Neuron], values: Values | None = None
 ) -> Sweep:

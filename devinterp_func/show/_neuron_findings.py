@@ -67,6 +67,8 @@ def skill(run: Run, folder: Path) -> str | None:
     )
     said += ", ".join(filter(None, told)) + "."
     contrasts, how = read(folder, "skill_nested", tables.NESTED), ", both chosen on other neurons,"
+    if contrasts is not None:
+        contrasts = contrasts.filter(pl.col("measure") == tables.MEASURES[0])
     if contrasts is None or contrasts.is_empty():
         contrasts, how = read(folder, "skill_contrasts", tables.CONTRASTS), ""
     if contrasts is None:
@@ -90,11 +92,16 @@ def _ahead(contrasts: pl.DataFrame, how: str) -> str:
 
 def _beyond_chance(census: pl.DataFrame) -> str:
     """Of how many neurons the flips are found beyond chance, by which rankings."""
-    row = tables.census_summary(census).row(by_predicate=pl.col("unit") == "all", named=True)
-    counts = ", ".join(f"{row[by]} {by}" for by in tables.MADE_FROM if row.get(by) is not None)
+    rows, told = {}, []
+    for verdict, than in zip(tables.JUDGED_BY.values(), ("of like frequency", "predicted as often"), strict=True):
+        summary = tables.census_summary(census, verdict)
+        rows[than] = summary.row(by_predicate=pl.col("unit") == "all", named=True)
+        counts = ", ".join(f"{rows[than][by]} {by}" for by in tables.MADE_FROM if rows[than].get(by) is not None)
+        told.append(f"beyond tokens {than} those of {counts}")
+    row = rows["of like frequency"]
     return (
-        f" Of {row['neurons']:,} neurons judged {row['with flips']:,} flip a token; found beyond tokens of like "
-        f"frequency (false discovery rate 5 %) are those of {counts}."
+        f" Of {row['neurons']:,} neurons judged {row['with flips']:,} flip a token; found (false discovery rate 5 %) "
+        f"are {'; '.join(told)}."
     )
 
 

@@ -138,10 +138,16 @@ def _on_other_neurons(run: Run, folder: Path) -> list[Markup]:
     nested = results.read_table(folder, "skill_nested", tables.NESTED)
     nested = nested.with_columns(pl.col("unit").map_elements(units.label, return_dtype=pl.String))
     census = results.read_table(folder, "skill_census", tables.CENSUS)
-    found = census.filter(pl.col("beyond chance") & pl.col("made from").is_in(tables.MADE_FROM[:2])).sort("p")
+    found = census.filter(pl.any_horizontal(*tables.JUDGED_BY.values()) & pl.col("made from").is_in(tables.RANKED))
+    found, of = found.sort("p", "p, predicted alike"), "Neurons whose flips a ranking finds beyond tokens"
+    like, alike = (tables.census_summary(census, verdict) for verdict in tables.JUDGED_BY.values())
+    named = pl.col("unit").map_elements(units.label, return_dtype=pl.String)
+    shares = tables.share_frame(census).with_columns(named)
     return [
         page.typed_table(nested, tables.NESTED, run.corpus.vocab),
-        page.table(tables.census_summary(census), "Neurons whose flips a ranking finds beyond chance.", fold=None),
+        page.table(like, f"{of} of like frequency.", fold=None),
+        page.table(alike, f"{of} that the model predicts as often.", fold=None),
+        page.details("Their shares", page.typed_table(shares, tables.SHARES, run.corpus.vocab)),
         page.details("These neurons", page.typed_table(found, tables.CENSUS, run.corpus.vocab)),
     ]
 

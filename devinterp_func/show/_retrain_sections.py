@@ -9,8 +9,8 @@ from devinterp_func.show import page, results, tables
 from devinterp_func.show.page import Section
 
 LEAD = """Is a credit true? The same steps retrained without the data that were credited most, without those that moved
-the weights most, and without random ones; and one more step on chosen data alone. The optimizer's memory goes on from
-what is left of the data."""
+the weights most, and without random ones: drawn from all, from some, or from those as large; and one more step on
+chosen data alone. The optimizer's memory goes on from what is left of the data."""
 
 
 def sections(run: Run, folder: Path) -> list[Section]:
@@ -20,17 +20,17 @@ def sections(run: Run, folder: Path) -> list[Section]:
         run: the run.
         folder: its results.
     """
-    shown = {"retrain": tables.REMOVALS, "retrain_tail": tables.PATCHES}
+    shown = {"retrain": tables.REMOVALS, "retrain_controls": tables.REMOVAL_CONTROLS, "retrain_tail": tables.PATCHES}
     items = [
-        page.typed_table(_effect_first(results.read_table(folder, name, kind)), kind, run.corpus.vocab, fold=12)
+        page.typed_table(_distance_first(results.read_table(folder, name, kind)), kind, run.corpus.vocab, fold=12)
         for name, kind in shown.items()
         if results.has_table(folder, name)
     ]
     return [Section("Retrained without credited data", LEAD, items)] if items else []
 
 
-def _effect_first(table: pl.DataFrame) -> pl.DataFrame:
+def _distance_first(table: pl.DataFrame) -> pl.DataFrame:
     """How far an effect lies from chance stands beside it, where a narrow page has room."""
-    distance = ["SDs", "SDs low", "SDs high"]
+    distance = [name for name in ("control", "SDs", "SDs low", "SDs high") if name in table.columns]
     at = table.columns.index("effect") + 1
     return table.select(*table.columns[:at], *distance, *(name for name in table.columns[at:] if name not in distance))

@@ -7,6 +7,7 @@ from devinterp_func.stats._bootstrap import (
     by_group,
     compare_scores,
     mean_average_precision,
+    share,
 )
 from devinterp_func.stats._change_points import (
     LEAST,
@@ -22,6 +23,7 @@ from devinterp_func.stats._change_points import (
     standardise,
 )
 from devinterp_func.stats._correlation import correlation, correlations, rank_correlation, rank_correlations
+from devinterp_func.stats._dips import Dip, Noise, find_dip, noise_courses
 from devinterp_func.stats._keyness import (
     Comparison,
     as_set,
@@ -41,8 +43,10 @@ __all__ = [
     "Comparison",
     "Contrast",
     "Cut",
+    "Dip",
     "Estimate",
     "LEAST",
+    "Noise",
     "Null",
     "Points",
     "STATISTICS",
@@ -57,11 +61,13 @@ __all__ = [
     "correlations",
     "cut",
     "false_discovery",
+    "find_dip",
     "keyness",
     "log_likelihood",
     "log_odds",
     "matched_p_values",
     "mean_average_precision",
+    "noise_courses",
     "notable_tokens",
     "overlap",
     "permutation_p_values",
@@ -73,6 +79,7 @@ __all__ = [
     "rank_product",
     "relative_frequency",
     "rotated_points",
+    "share",
     "smooth_course",
     "standardise",
     "token_counts",

@@ -9,12 +9,13 @@ Source: the percentile interval of Efron 1979, *Bootstrap methods: another look 
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from devinterp_func import checks, keys
@@ -82,6 +83,25 @@ def bootstrap(
         return Estimate(value, np.nan, np.nan, 1)
     low, high = np.quantile(_resampled(statistic, rows, key, resamples), [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), n)
+
+
+def share(true: Bool[Tensor, "G"], level: float = 0.95) -> Estimate:
+    """The share of true ones and its interval, which says something also where none or all are.
+
+    Args:
+        true: of each row.
+        level: of the interval.
+
+    Source: Wilson 1927, *Probable inference, the law of succession, and statistical inference*.
+
+    >>> share(torch.tensor([False] * 200))
+    0 [0, 0.01885] of 200
+    """
+    n, k, z = len(true), int(true.sum()), NormalDist().inv_cdf((1 + level) / 2)
+    if not n:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    middle, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** 0.5
+    return Estimate(k / n, max(0.0, middle - half) if k else 0.0, min(1.0, middle + half) if k < n else 1.0, n)
 
 
 def mean_average_precision(

@@ -4,13 +4,16 @@ A neuron's relevant tokens are held against as many random ones of like frequenc
 ranking says no more of these tokens than how often they occur, the two are exchangeable, and the p-value is uniform.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from devinterp_func import keys
-from devinterp_func.stats._testing import permutation_p_values
+
+BLOCK = 2**21  # ranks looked at once
 
 
 def matched_p_values(
@@ -20,6 +23,7 @@ def matched_p_values(
     draws: int,
     *,
     key: keys.Key | int,
+    enough: int | None = None,
 ) -> Float64[Tensor, "G"]:
     """p-value of each ranking's average precision against random tokens of the same strata.
 
@@ -29,8 +33,10 @@ def matched_p_values(
         scores: higher is ranked first.
         relevant: the truth.
         strata: labels of the tokens, such as ``(1 + reference).log2().long()``.
-        draws: of as many tokens of each stratum as are relevant, all different.
+        draws: at most so many, of as many tokens of each stratum as are relevant, all different.
         key: of the draws and of the order of ties; a neuron's number is folded in.
+        enough: stop at the draw at which so many are as precise, the d-th: p is then enough / d (Besag and Clifford
+            1991, *Sequential Monte Carlo p-values*). By default all draws are made.
 
     Returns:
         (1 + draws as precise) / (1 + draws), never 0; NaN where no token is relevant.
@@ -44,11 +50,33 @@ def matched_p_values(
         rank = torch.empty_like(order)
         rank[order] = torch.arange(1, len(order) + 1)
         wanted = [int(relevant[row, tokens].sum()) for tokens in members]
-        drawn = [_distinct(rng, tokens, m, draws) for tokens, m in zip(members, wanted, strict=True) if m]
-        ranks = rank[torch.from_numpy(np.concatenate(drawn, 1))]
+        some = [(tokens, m) for tokens, m in zip(members, wanted, strict=True) if m]
+        drawn = (
+            torch.from_numpy(np.concatenate([_distinct(rng, tokens, m, n) for tokens, m in some], 1))
+            for n in _sizes(draws, max(len(tokens) for tokens, _ in some))
+        )
         observed = _precision(rank[relevant[row]][None])
-        found[row] = permutation_p_values(observed, _precision(ranks)[:, None])[0]
+        found[row] = _p_value((_precision(rank[tokens]) >= observed for tokens in drawn), draws, enough)
     return found
+
+
+def _p_value(as_precise: Iterator[Bool[Tensor, "d"]], draws: int, enough: int | None) -> float:
+    """The p-value from whether each draw is as precise, a few draws at a time; see ``matched_p_values``."""
+    total = before = 0
+    for part in as_precise:
+        if enough is not None and total + int(part.sum()) >= enough:
+            return enough / (before + 1 + int(part.nonzero()[enough - total - 1]))
+        total, before = total + int(part.sum()), before + len(part)
+    return (1 + total) / (1 + draws)
+
+
+def _sizes(draws: int, most: int) -> Iterator[int]:
+    """So many draws in growing parts, for early ends, each of which takes little memory."""
+    size = 50
+    while draws:
+        size = min(draws, max(1, min(size, BLOCK // most)))
+        yield size
+        draws, size = draws - size, 2 * size
 
 
 def _precision(ranks: Int[Tensor, "d m"]) -> Float64[Tensor, "d"]:
@@ -57,11 +85,15 @@ def _precision(ranks: Int[Tensor, "d m"]) -> Float64[Tensor, "d"]:
 
 
 def _distinct(rng: np.random.Generator, tokens: np.ndarray, m: int, draws: int) -> np.ndarray:
-    """So many draws of m different tokens, every set as likely."""
+    """So many draws of m different tokens, every set as likely: what is drawn twice is drawn anew once."""
     n = len(tokens)
-    if m * m > n:  # two of a draw are often the same
+    if 2 * m > n:  # most of a draw would be drawn again and again
         return tokens[np.argsort(rng.random((draws, n)), axis=1)[:, :m]]
-    at = rng.integers(n, size=(draws, m))
-    while len(again := np.nonzero((np.diff(np.sort(at, 1), axis=1) == 0).any(1))[0]):
-        at[again] = rng.integers(n, size=(len(again), m))
+    at, rows = rng.integers(n, size=(draws, m)), np.arange(draws)
+    while len(rows):
+        some = np.sort(at[rows], 1)
+        again = np.zeros(some.shape, dtype=bool)
+        again[:, 1:] = some[:, 1:] == some[:, :-1]
+        some[again] = rng.integers(n, size=int(again.sum()))
+        at[rows], rows = some, rows[again.any(1)]
     return tokens[at]

@@ -1,4 +1,4 @@
-"""Vocabularies and tokenizers, corpora by name and their documents, WikiText-2, planted text."""
+"""Vocabularies and tokenizers, corpora by name and their documents, WikiText-2, planted and repeated text."""
 
 from devinterp_func.text._corpora import from_file, load, python_docs, python_help, texts
 from devinterp_func.text._corpus import (
@@ -12,6 +12,7 @@ from devinterp_func.text._corpus import (
     unpack,
 )
 from devinterp_func.text._planted import planted, planted_bigrams, planted_topics
+from devinterp_func.text._repeated import period, repeated
 from devinterp_func.text._subwords import Subwords, read_tokenizer, train_bpe
 from devinterp_func.text._vocabulary import UnknownToken, Vocab, build_vocab, tokenize
 from devinterp_func.text._wikitext import WIKITEXT2_FILES, DownloadError, download_wikitext2, wikitext2
@@ -33,12 +34,14 @@ __all__ = [
     "from_texts",
     "load",
     "pack",
+    "period",
     "planted",
     "planted_bigrams",
     "planted_topics",
     "python_docs",
     "python_help",
     "read_tokenizer",
+    "repeated",
     "texts",
     "tokenize",
     "train_bpe",

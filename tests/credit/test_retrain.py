@@ -13,7 +13,7 @@ from run_builders import recorded
 from scipy import stats as distributions
 from strategies import few, graph_of, some
 
-from devinterp_func import batches, credit, models, optim, per_example, records, stats, training, tree, units
+from devinterp_func import batches, credit, keys, models, optim, per_example, records, stats, training, tree, units
 from devinterp_func.credit import DatumAmounts, Retrained, Window, probes
 from devinterp_func.models import Config
 from devinterp_func.records import Recording
@@ -220,6 +220,76 @@ def test_what_is_given_is_removed_as_it_is_beside_random_choices_of_as_many(own,
     assert all(int(removed.sum()) == count for removed in found.values())
 
 
+@few
+@given(data=st.data(), draws=st.integers(1, 3))
+def test_beside_what_is_given_as_many_are_drawn_from_each_pool_that_has_more(data, draws):
+    masks = st.lists(st.booleans(), min_size=12, max_size=12).map(lambda x: torch.tensor(x).view(4, 3))
+    own, pool = data.draw(masks.filter(lambda x: 0 < int(x.sum()) < 12)), data.draw(masks)
+    scores, count = {"credit": torch.arange(12.0).view(4, 3)}, int(own.sum())
+    found = credit.removals(scores, [], draws, key=0, given={"mine": own}, among={"some": pool, "rest": ~pool})
+    for name, of in (("some", pool), ("rest", ~pool)):
+        drawn = [removed for choice, removed in found.items() if choice.score == name]
+        assert len(drawn) == (draws if int(of.sum()) > count else 0)
+        assert all(int(removed.sum()) == count and not bool((removed & ~of).any()) for removed in drawn)
+
+
+@given(own=st.lists(st.booleans(), min_size=30, max_size=30), norms=st.permutations(range(30)), seed=st.integers(0, 9))
+def test_each_removed_datum_is_matched_with_one_of_the_next_in_norm_that_are_left(own, norms, seed):
+    removed, size = torch.tensor(own).view(10, 3), torch.tensor(norms).double().view(10, 3) ** 2
+    if sum(own) > 15:
+        with pytest.raises(ValueError, match=f"{sum(own)} of 30 occurrences are removed; others of equal norm are too"):
+            credit.of_equal_norm(removed, size, key=seed)
+        return
+    found = credit.of_equal_norm(removed, size, key=seed)
+    assert int(found.sum()) == sum(own) and not bool((found & removed).any())
+    rng, flat = keys.generator(seed), size.flatten().tolist()
+    left, drawn = [i for i in range(30) if not own[i]], set()
+    for at in rng.permutation(sum(own)).tolist():
+        place = [i for i in range(30) if own[i]][at]
+        near = sorted(left, key=lambda i: (abs(flat[i] - flat[place]), i))[:10]
+        drawn.add(one := near[int(rng.integers(len(near)))])
+        left.remove(one)
+    assert {i for i in range(30) if bool(found.flatten()[i])} == drawn
+
+
+def test_matches_are_as_large_as_what_is_removed_and_every_near_one_may_be_drawn():
+    norms = keys.uniform((40, 25), 1.0, 3.0, key=1).double() ** 4
+    removed = credit.top_mask(keys.uniform((40, 25), 0.0, 1.0, key=2) * norms, 0.05)  # most are large
+    draws = [credit.of_equal_norm(removed, norms, key=draw) for draw in range(20)]
+    assert float(norms[removed].mean()) > 2 * float(norms.mean())
+    assert all(float(norms[drawn].mean() / norms[removed].mean()) == pytest.approx(1, abs=0.05) for drawn in draws)
+    one = torch.arange(1000).view(40, 25) == 0
+    near = sorted(range(1, 1000), key=lambda i: abs(float(norms.flatten()[i] - norms[0, 0])))[:10]
+    drawn = {int(credit.of_equal_norm(one, norms, key=draw).flatten().nonzero()) for draw in range(100)}
+    assert drawn == set(near)
+
+
+def test_what_is_removed_stands_beside_draws_of_equal_norm_but_what_is_largest_does_not():
+    norms = keys.uniform((4, 10), 0.0, 1.0, key=3).double()
+    scores, own = {"credit": -norms, "norm": norms}, torch.arange(40).view(4, 10) < 3
+    found = credit.removals(scores, [0.05, 0.1], 3, key=0, given={"mine": own}, norms=norms)
+    matched = {choice: drawn for choice, drawn in found.items() if choice.score.startswith(credit.EQUAL_NORM)}
+    asked = {(credit.EQUAL_NORM + "credit", 0.05), (credit.EQUAL_NORM + "credit", 0.1)}
+    assert set(matched) == {
+        credit.Choice(name, share, draw)
+        for name, share in (*asked, (credit.EQUAL_NORM + "mine", 3 / 40))
+        for draw in range(3)
+    }
+    for choice, drawn in matched.items():
+        removed = found[credit.Choice(choice.score.removeprefix(credit.EQUAL_NORM), choice.share)]
+        assert int(drawn.sum()) == int(removed.sum()) and not bool((drawn & removed).any())
+    assert len({tuple(drawn.flatten().tolist()) for drawn in matched.values()}) == 9
+    without = credit.removals(scores, [0.05, 0.1], 3, key=0, given={"mine": own})
+    assert set(without) == set(found) - set(matched) and all(torch.equal(without[c], found[c]) for c in without)
+
+
+def test_what_is_given_and_more_than_half_has_no_draws_of_equal_norm():
+    norms, own = keys.uniform((4, 10), 0.0, 1.0, key=3).double(), torch.arange(40).view(4, 10) < 21
+    found = credit.removals({"credit": norms}, [], 2, key=0, given={"most": own, "rest": ~own}, norms=norms)
+    matched = {choice.score for choice in found if choice.score.startswith(credit.EQUAL_NORM)}
+    assert matched == {credit.EQUAL_NORM + "rest"}
+
+
 def test_patches_are_the_ends_of_the_summed_scores():
     datum = torch.tensor([[4, 1], [2, 4], [3, 0]])
     score = torch.tensor([[1.0, 5.0], [3.0, 1.5], [-1.0, 0.0]])
@@ -243,7 +313,16 @@ CHANCE = [0.1, 0.3, 0.2, 0.5]
 def test_the_interval_of_the_mean_is_students():
     expected = distributions.ttest_1samp(CHANCE, 0).confidence_interval()
     assert credit.mean_interval(CHANCE) == pytest.approx((expected.low, expected.high))
+    assert credit.mean_interval([0.1, 0.1]) == (0.1, 0.1)  # draws that are alike leave no doubt
     assert credit.mean_interval(CHANCE[:1]) is None and credit.mean_interval([]) is None
+
+
+def test_the_interval_of_a_difference_is_that_of_one_new_draw():
+    found = credit.difference_interval(2.0, CHANCE)
+    assert found is not None and sum(found) / 2 == pytest.approx(2 - np.mean(CHANCE))
+    t = (found[1] - found[0]) / 2 / (np.std(CHANCE, ddof=1) * (1 + 1 / 4) ** 0.5)
+    assert 2 * distributions.t.sf(t, 3) == pytest.approx(0.05)
+    assert credit.difference_interval(2.0, [0.1]) is None
 
 
 def test_a_distance_is_in_standard_deviations_of_the_draws():

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))  # where the 
 import attribute  # noqa: E402
 import compare  # noqa: E402
 
-POST = Path(__file__).parents[2] / "experiments" / "results" / "post"
+POST = Path(__file__).parents[2] / "experiments" / "results" / "post-avx2"
 RECORDING = records.Recording(k=3, snapshot_every=3)
 
 
@@ -75,10 +75,10 @@ def test_what_is_not_there_is_said_to_be_so(runs, compared, tmp_path):
     folder = compare.main(compare.Settings((POST, runs[1].path), tmp_path))
     table = results.read_table(folder, "comparison", comparison.COMPARISON)
     labels = table["run"].unique(maintain_order=True).to_list()
-    assert labels == ["post", "modern"]
-    assert cell(table, "post", "2.linear2: notable share")["value"] == pytest.approx(0.2147, abs=1e-4)
+    assert labels == [POST.name, "modern"]
+    assert cell(table, POST.name, "2.linear2: notable share")["value"] == pytest.approx(0.2147, abs=1e-4)
     assert cell(table, "modern", "2.linear2: notable share")["said"] == "not measured"
-    assert cell(table, "post", "all units, all steps")["said"] == "100.0 %, 0.0 %, 0.0 %"
+    assert cell(table, POST.name, "all units, all steps")["said"] == "100.0 %, 0.0 %, 0.0 %"
     assert all(len(rows) == 2 for _, rows in table.group_by("topic", "measure"))
 
 
@@ -87,18 +87,18 @@ def test_every_table_of_the_committed_run_is_in_the_comparison(tmp_path):
     copy = shutil.copytree(POST, tmp_path / "copy")
     table = comparison.compare(comparison.sides([POST, copy]))
     wide = comparison.side_by_side(table)
-    assert wide["post"].to_list() == wide["copy"].to_list() and "not measured" not in wide["post"].to_list()
+    assert wide[POST.name].to_list() == wide["copy"].to_list() and "not measured" not in wide[POST.name].to_list()
     topics = wide["topic"].unique(maintain_order=True).to_list()
     assert topics == list(comparison.TOPICS)[:-1]  # lifetimes are all that run does not have
     heads = results.read_table(POST, "heads", tables.HEADS).filter(pl.col("pattern") == "bracket").sort("head", "step")
     falls = [
         -(b - a) for _, own in heads.group_by("head") for a, b in zip(own["above"], own["above"][1:], strict=False)
     ]
-    assert cell(table, "post", "bracket: largest fall of a head between two snapshots")["value"] == max(falls)
+    assert cell(table, POST.name, "bracket: largest fall of a head between two snapshots")["value"] == max(falls)
     whole = results.read_table(POST, "bigram_correlations", tables.BIGRAM_CORRELATIONS)
     last = whole.filter(pl.col("measure") == "direct path, centred", pl.col("among") == "pairs of the corpus")
     measure = "bigrams: rank correlation of the direct path, step 14,640"
-    assert cell(table, "post", measure)["value"] == last.sort("step")["spearman"][-1]
+    assert cell(table, POST.name, measure)["value"] == last.sort("step")["spearman"][-1]
 
 
 def test_mistakes_are_said(runs, tmp_path):

@@ -116,3 +116,10 @@ def test_a_small_gpt2_ends_in_a_report(tmp_path):
     verdicts = pl.read_parquet(page.parent / "verdicts.parquet")
     assert verdicts.height and all(name.endswith(":out") for name in verdicts["neuron"])
     assert all(word in page.read_text() for word in ("Credits: loss", "What heads attend to", verdicts["neuron"][0]))
+    import skill
+
+    skill.main(skill.Settings(run.path, data=9, seen=9, predicted=9, pointed=2, draws=20))
+    judged = pl.read_parquet(page.parent / "skill.parquet")
+    assert set(judged["unit"]) == {
+        f"transformer.h.{i}.mlp.{name}.weight" for i in (0, 1) for name in ("c_fc", "c_proj")
+    }

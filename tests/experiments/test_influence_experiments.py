@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from devinterp_func import batches, credit, keys, training
+from devinterp_func import batches, credit, keys, optim, training
 from devinterp_func.batches import Data
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))  # where the scripts find each other
@@ -182,4 +182,56 @@ def test_seeds_together_are_judged_as_each_alone(tmp_path):
     table = results.read_table(tmp_path, "digits_influence", banks.JUDGED)
     rows = {(row["setting"], row["score"]): row for row in table.iter_rows(named=True)}
     assert {name for _, name in rows} >= set(digits_influence.SCORES)
-    assert rows["mlp, held-out images", "influence"]["removals"] == 6
+    words = digits_influence.of_settings(settings)[1]
+    assert words == "images 20, epochs 1, batch size 5, lr 0.001"
+    assert rows[f"mlp, {words}, held-out images", "influence"]["removals"] == 6
+
+
+def test_what_a_recipe_is_told_takes_the_place_of_its_own_values():
+    import digits_influence as script
+    import digits_recipes as recipes
+
+    assert script.of_settings(script.Settings()) == (recipes.Training(), "")
+    given = script.Settings(recipe="published", lr=1e-4, epochs=1, double=True)
+    training_, words = script.of_settings(given)
+    assert training_ == replace(recipes.TRAININGS["published"], lr=1e-4)
+    assert words == "published, lr 0.0001, double"  # its one epoch is the recipe's own
+
+
+def test_an_image_is_left_out_of_all_its_visits_or_of_the_last():
+    import digits_recipes as recipes
+
+    datum = torch.tensor([[3, 1], [2, 3], [1, 2], [0, 1]])
+    asked: dict[recipes.Visits, dict[int, list[int]]] = {
+        "all": {3: [0, 1], 1: [0, 2, 3]},
+        "last": {3: [1], 1: [3]},
+    }
+    for visits, steps in asked.items():
+        for places, (image, expected) in zip(recipes.left_out(datum, list(steps), visits), steps.items(), strict=True):
+            assert places.any(1).nonzero().flatten().tolist() == expected
+            assert (datum[places] == image).all() and int(places.sum()) == len(expected)
+
+
+def test_sgds_influence_is_influence_where_sgd_made_the_steps(tmp_path):
+    pytest.importorskip("sklearn")
+    import digits_influence as script
+
+    settings = script.Settings(
+        tmp_path, ("mlp",), images=20, epochs=1, batch_size=5, held_out=3, singles=1, double=True
+    )
+    window, followed, _ = script.trained_from("mlp", 0, settings)
+    recipe = replace(window.recipe, optimizer=optim.sgd(), max_norm=float("inf"))
+    plain = window._replace(recipe=recipe, state=recipe.optimizer.init(window.params))
+    by_sgd, exact = script.by_sgd(plain, followed), credit.window_influences(plain, followed).scores()
+    torch.testing.assert_close(by_sgd, exact)
+    assert (
+        float((script.by_sgd(window, followed) - credit.window_influences(window, followed).scores()).abs().max()) > 0
+    )
+
+
+def test_the_published_recipe_is_of_an_mlp(tmp_path):
+    pytest.importorskip("sklearn")
+    import digits_influence as script
+
+    with pytest.raises(ValueError, match="give --networks mlp"):
+        script.main(script.Settings(tmp_path, recipe="published"))

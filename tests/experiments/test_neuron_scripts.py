@@ -190,14 +190,16 @@ def test_after_another_attribution_earlier_verdicts_go(run, folder):
     found = ablated(run, folder)
     assert found["neuron"].to_list() == chosen(folder) and all(found["neuron"].str.ends_with(":out"))
     assert {"Outliers", "Neurons", "Verdicts"} <= sections(run, folder).keys()
-    with pytest.raises(ValueError, match="attribute.py was run with --axis out; rankings are of columns"):
-        skill.main(skill.Settings(run.path, folder))
 
 
 @pytest.mark.parametrize(
     "names, given, message",
     [
-        (("layers.0.linear2.weight:3:out",), {}, "3:out was not looked at: attribute.py was run with --axis in"),
+        (
+            ("layers.0.linear2.weight:3:out",),
+            {},
+            "3:out was not looked at: attribute.py read columns; run it with the other --axis",
+        ),
         (("layers.9.linear2.weight:3",), {}, "layers.9.linear2.weight:3 was not tallied; what was: layers.0"),
         (("layers.0.linear2.weight:6",), {}, "layers.0.linear2.weight:6 was not tallied"),
         (("nonsense",), {}, "'nonsense' is not a neuron; write UNIT:INDEX"),
@@ -232,13 +234,20 @@ def test_what_must_be_run_first_is_named(run, tmp_path, script):
 # ---- skill
 
 
-def test_skill_judges_every_ranking_against_the_truth(run, folder):
+def made_to_flip(run, monkeypatch):
+    """Weights whose neurons flip much."""
+    params = {name: w * (8 if units.is_mlp_weight(name) else 1) for name, w in run.params().items()}
+    monkeypatch.setattr(records.Run, "params", lambda self, step=None: params)
+
+
+def test_skill_judges_every_ranking_against_the_truth(run, folder, monkeypatch):
+    made_to_flip(run, monkeypatch)
     skill.main(skill.Settings(run.path, folder, data=30, seen=40, predicted=60, pointed=2, draws=20))
     table = results.read_table(folder, "skill", tables.SKILL)
     assert table["unit"].unique(maintain_order=True).to_list() == [unit for unit in run.shapes if "linear" in unit]
     assert set(table["neurons"]) == {"all", "most outliers", "random others"}
     per_unit = table.filter(pl.col("neurons") == "all").group_by("unit").len()["len"].to_list()
-    assert per_unit == [neurons.n_rankings(4)] * 4
+    assert per_unit == [neurons.n_rankings(4, expected=True)] * 4
     contrasts = results.read_table(folder, "skill_contrasts", tables.CONTRASTS)
     kinds = (["record", "record and model"], ["model"])
     for row in contrasts.iter_rows(named=True):
@@ -246,23 +255,72 @@ def test_skill_judges_every_ranking_against_the_truth(run, folder):
         ours, theirs = (max(own.filter(pl.col("kind").is_in(kind))["MAP"].to_list()) for kind in kinds)
         assert row["difference"] == pytest.approx(ours - theirs)
     assert "Does the method predict?" in sections(run, folder)
-    census, nested = (
+    census, nested, shares = (
         results.read_table(folder, f"skill_{name}", kind)
-        for name, kind in (("census", tables.CENSUS), ("nested", tables.NESTED))
+        for name, kind in (("census", tables.CENSUS), ("nested", tables.NESTED), ("shares", tables.SHARES))
     )
-    for row in nested.iter_rows(named=True):
+    assert shares.equals(tables.share_frame(census)) and set(nested["measure"]) == set(tables.MEASURES)
+    for row in nested.filter(pl.col("measure") == "beyond another neuron's").iter_rows(named=True):
         own = census.filter(pl.col("unit") == row["unit"])
-        both = own.filter(pl.col("made from") == "with the record"), own.filter(pl.col("made from") == "model alone")
-        ours, theirs = (np.mean(part["precision"].drop_nulls().to_numpy()) for part in both)
-        assert (row["MAP with the record"], row["MAP of the model alone"]) == pytest.approx((ours, theirs))
-        assert row["difference"] == pytest.approx(ours - theirs)
+        for made in tables.RANKED:
+            chosen = own.filter(pl.col("made from") == made)["ranking"]
+            assert set(chosen) == set(row[made].split(" / "))
+            others = own.filter(pl.col("made from") == f"another neuron's, {made}")
+            assert others["ranking"].equals(chosen)
+            mean = row["MAP " + ("with the record" if made == "with the record" else "of the model alone")]
+            both = own.filter(pl.col("made from") == made), others
+            ours, theirs = (np.mean(part["precision"].drop_nulls().to_numpy()) for part in both)
+            assert mean == pytest.approx(ours - theirs)
     judged = census.filter(pl.col("flips") > 0)
-    assert judged["p"].is_between(1 / 21, 1).all() and census.filter(pl.col("flips") == 0)["p"].is_null().all()
+    for p in tables.JUDGED_BY:
+        assert judged[p].is_between(1 / 21, 1).all() and census.filter(pl.col("flips") == 0)[p].is_null().all()
+
+
+def test_neurons_are_ablated_once_for_all_rankings(run, folder, monkeypatch):
+    made_to_flip(run, monkeypatch)
+    asked: dict[str, Any] = dict(data=20, seen=10, predicted=10, pointed=2, draws=9)
+    skill.main(skill.Settings(run.path, folder, **asked))
+    census = results.read_table(folder, "skill_census", tables.CENSUS)
+    monkeypatch.setattr(neurons, "sweep_in_parts", None)
+    skill.main(skill.Settings(run.path, folder, **asked | {"draws": 19}))
+    again = results.read_table(folder, "skill_census", tables.CENSUS)
+    assert again["precision"].equals(census["precision"]) and again["flips"].equals(census["flips"])
+    with pytest.raises(TypeError):
+        skill.main(skill.Settings(run.path, folder, **asked | {"data": 21}))
+
+
+def test_rows_of_attention_have_a_census_of_their_own(run, folder, monkeypatch):
+    params = {name: w * (8 if "self_attn" in name else 1) for name, w in run.params().items()}
+    monkeypatch.setattr(records.Run, "params", lambda self, step=None: params)
+    asked: dict[str, Any] = dict(data=99, seen=10, predicted=10, draws=9)
+    skill.main(skill.Settings(run.path, folder, pointed=2, units=("*out_proj*",), **asked))
+    columns = (folder / "skill_census.parquet").read_bytes()
+    attribute.main(attribute.Settings(run.path, folder, parameters=20, neurons=2, axis="out"))
+    skill.main(skill.Settings(run.path, folder, pointed=3, units=("*in_proj*", "layers.1.linear1*"), **asked))
+    assert (folder / "skill_census.parquet").read_bytes() == columns
+    census = results.read_table(folder, "skill-rows_census", tables.CENSUS)
+    units = ["layers.0.self_attn.in_proj_weight", "layers.1.self_attn.in_proj_weight", "layers.1.linear1.weight"]
+    assert set(census["unit"]) <= set(units) and census["neuron"].str.ends_with(":out").all()
+    skilled = results.read_table(folder, "skill-rows", tables.SKILL)
+    assert set(skilled["unit"]) == set(units) and not skilled["ranking"].str.contains("effect").any()
+    tested, V = run.split("valid").tokens, CONFIG.vocab_size
+    of_random = census.filter(pl.col("made from") == "random")
+    assert of_random["flips"].sum() > 0
+    for (unit,), part in of_random.group_by("unit"):  # the truth by its definition
+        members = [neurons.parse(name) for name in part["neuron"]]
+        flips = neurons.sweep_naive(run.graph, run.params(), (tested,), members)
+        truth = neurons.truly_flips(*neurons.flip_counts(flips, len(members), V))
+        assert part["flips"].to_list() == truth.sum(1).tolist(), unit
+
+
+def test_units_that_cannot_be_judged_are_refused(run, folder):
+    with pytest.raises(ValueError, match="nope"):
+        skill.main(skill.Settings(run.path, folder, units=("nope",)))
+    assert not results.has_table(folder, "skill")
 
 
 def test_skill_is_of_the_neurons_with_most_outliers_and_their_own_counts(run, folder, monkeypatch):
-    params = {name: w * (8 if units.is_mlp_weight(name) else 1) for name, w in run.params().items()}
-    monkeypatch.setattr(records.Run, "params", lambda self, step=None: params)  # whose neurons flip much
+    made_to_flip(run, monkeypatch)
     tally, bag = tables.read_tally(folder)
     amounts = {u: torch.rand(shape[1], CONFIG.vocab_size) for u, shape in run.shapes.items() if "linear" in u}
     for file in ("norms", "norms_first_order"):
@@ -306,6 +364,14 @@ def test_norms_take_part_and_their_change_makes_skill_again(run, folder):
     found = results.read_table(folder, "skill", tables.SKILL)
     assert "growth by target" in set(found["ranking"]) - set(without["ranking"])
     assert set(found.filter(pl.col("ranking") == "growth by target")["unit"]) == {name}
+    for file in ("norms-3-9", "norms_first_order-3-9"):
+        results.write_arrays(folder, file, amounts)
+    results.finish(folder, "norms-3-9", origin)
+    results.finish(folder, "norms-rows-3-9", origin)  # of rows no amounts are kept
+    skill.main(settings)
+    found = results.read_table(folder, "skill", tables.SKILL)
+    assert {"growth by target", "|growth, steps 3 to 9| by target, per occurrence"} <= set(found["ranking"])
+    (folder / "norms-3-9.json").unlink()
     before = (folder / "skill.json").read_text()
     results.finish(folder, "norms", origin | {"settings": {"start": 1}})
     skill.main(settings)

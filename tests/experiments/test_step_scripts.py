@@ -60,7 +60,9 @@ def files(folder):
         (retrain, {"start": 5}, "no snapshot before step 5; it has them before 0, 4, 8, 12, 16"),
         (retrain, {"start": 12, "steps": 5}, "steps 12 to 17 were asked for"),
         (retrain, {"start": 4, "shares": (0.5, 1.0)}, "share is 1.0; it must be between 0 and 1"),
+        (retrain, {"start": 4, "shares": (0.1, 0.6)}, "shares names 0.6; at most 0.5, as so many others"),
         (retrain, {"start": 4, "shares": ()}, "shares is empty"),
+        (retrain, {"start": 4, "stances": ()}, "stances is empty; name for, against, or both"),
         (retrain, {"start": 4, "scores": ()}, "scores is empty"),
         (retrain, {"start": 4, "without": (10**6,)}, "datum 1000000, which none of the steps of the Window of steps 4"),
         (retrain, {"start": 4, "draws": -1}, "draws is -1; it must be at least 0"),
@@ -222,14 +224,15 @@ def test_retraining_goes_on_where_it_stopped_and_adds(run, tmp_path, monkeypatch
 
     monkeypatch.setattr(credit, "retrain", counted)
     retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **FEW))
-    assert len(made) == 1 + 4  # intact; credit, norm and two draws
+    assert len(made) == 1 + 6  # intact; credit, norm, two draws and two of equal norm
     effects = results.read_table(tmp_path, "retrain", tables.REMOVALS)
-    assert effects["score"].to_list() == ["credit, loss", "norm", "random"] * 2
+    matched = "random, equal norm: credit, loss"
+    assert effects["score"].to_list() == ["credit, loss", "norm", "random", matched] * 2
     assert set(effects["measured"]) == {"loss", "loss, other texts"} and set(effects["to"]) == {7}
     retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **FEW))
-    assert len(made) == 5  # done before
+    assert len(made) == 7  # done before
     retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **{**FEW, "shares": (0.25, 0.5), "draws": 3}))
-    assert len(made) == 5 + 1 + (1 + 5)  # intact; a third draw, and the other share
+    assert len(made) == 7 + 1 + (2 + 8)  # intact; third draws, and the other share
     more = results.read_table(tmp_path, "retrain", tables.REMOVALS)
     assert len(more) == 2 * len(effects)
     retrain.main(retrain.Settings(run.path, 8, out=tmp_path, **{**FEW, "probe": ("bigram:c00 c01",)}))
@@ -246,6 +249,7 @@ def test_data_are_removed_by_their_influence_and_at_random_among_those_with_a_wo
         effects["score"].to_list()
         == [
             *("credit, loss", "influence, loss", "norm", "random", "random, with c00"),
+            *("random, equal norm: credit, loss", "random, equal norm: influence, loss"),
         ]
         * 2
     )
@@ -264,6 +268,38 @@ def test_data_are_removed_by_their_influence_and_at_random_among_those_with_a_wo
     assert has_word.tolist() == [run.corpus.vocab.index("c00") in each for each in words]
 
 
+def test_data_are_removed_by_what_they_lived_to_do_and_by_what_worked_against_a_number(run, tmp_path):
+    given = {**FEW, "scores": ("credit", "lifetime"), "stances": ("for", "against"), "probe": ("bigram:c00 c01",)}
+    retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **given))
+    found = results.read_table(tmp_path, "retrain", tables.REMOVALS).filter(pl.col("measured") == "bigram:c00 c01")
+    effects = dict(found.select("score", "effect").iter_rows())
+    [probe, _] = retrain.probes_of(retrain.Settings(run.path, 4, **given), run, ["bigram:c00 c01"])
+    lived, window = credit.split_lifetimes(list(run.moves(4, 7, ("*",))), [probe], 1), credit.window(run, 4, 3)
+    intact = float(probe.value(credit.retrain(window).params))
+    for kind, amount in (("credit", lived.present), ("lifetime", lived.lifetime)):
+        for word, sign in (("", 1), (" against", -1)):
+            removed = credit.top_mask(sign * amount[:, 0].sum(-1), 0.25)
+            effect = float(probe.value(credit.retrain(window, removed).params)) - intact
+            assert effects[f"{kind}{word}, bigram:c00 c01"] == pytest.approx(effect, abs=1e-6)
+
+
+def test_every_removal_stands_beside_every_pool_of_random_ones(run, tmp_path):
+    retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **{**FEW, "among": "c00"}))
+    found = results.read_table(tmp_path, "retrain_controls", tables.REMOVAL_CONTROLS)
+    found = found.filter(pl.col("measured") == "loss")
+    pools = ("random", "random, with c00")
+    assert found.select("score", "control").rows() == [
+        *(("credit, loss", control) for control in (*pools, "random, equal norm")),
+        *(("norm", control) for control in pools),
+    ]
+    means = dict(
+        results.read_table(tmp_path, "retrain", tables.REMOVALS).filter(measured="loss")["score", "effect"].rows()
+    )
+    assert found.filter(control="random")["mean"].unique().to_list() == [pytest.approx(means["random"])]
+    assert found["mean"][2] == pytest.approx(means["random, equal norm: credit, loss"])
+    assert found["norm"][3] > found["norm"][0]  # the largest are larger than the credited
+
+
 def test_other_texts_are_those_after_the_probes_own(run):
     loss, others = retrain.probes_of(retrain.Settings(run.path, 4, **FEW), run, ["loss"])
     data, params = run.split("valid"), run.params(4)
@@ -279,7 +315,8 @@ def test_data_that_are_named_are_left_out_wherever_they_occur(run, tmp_path):
     retrain.main(retrain.Settings(run.path, 4, out=tmp_path, **{**FEW, "shares": (), "without": named}))
     found = results.read_table(tmp_path, "retrain", tables.REMOVALS)
     name = f"without {min(named)}, {max(named)}"
-    assert found["score"].to_list() == [name, "random"] * 2 and set(found["count"]) == {2}
+    assert found["score"].to_list() == [name, "random", f"random, equal norm: {name}"] * 2
+    assert set(found["count"]) == {2}
     window, removed = credit.window(run, 4, 3), (datum == named[0]) | (datum == named[1])
     *_, others = retrain.probes_of(retrain.Settings(run.path, 4, **FEW), run, ["loss"])
     ends = [credit.retrain(window, left_out).params for left_out in (None, removed)]

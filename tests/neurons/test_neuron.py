@@ -110,6 +110,26 @@ def test_every_neuron_of_some_units():
     assert neurons.every(SHAPES, units=[]) == neurons.every({}) == []
 
 
+@given(shapes_of_units, st.data())
+@few
+def test_each_unit_may_have_an_axis_of_its_own(shapes, data):
+    axes = data.draw(st.fixed_dictionaries({unit: st.sampled_from(AXES) for unit in shapes}))
+    everyone, groups = neurons.groups(shapes, axes)
+    assert everyone == tuple(neurons.every(shapes, axes))
+    found = [None if group < 0 else everyone[group] for group in groups.tolist()]
+    own = [axes[locate(shapes, parameter).unit] for parameter in range(len(groups))]
+    assert found == [neuron_at(shapes, parameter, axis) for parameter, axis in enumerate(own)]
+    one = {neuron: of for neuron, of in neurons.of_parameters(shapes, range(len(groups)), axes).items()}
+    assert {neuron: [i for i, other in enumerate(found) if other == neuron] for neuron in one} == one
+
+
+def test_a_unit_without_an_axis_is_named():
+    with pytest.raises(ValueError, match="'layers.0.linear2.weight' is given no axis; those that are: layers.0.li"):
+        inspect.unwrap(neurons.every)(SHAPES, {"layers.0.linear1.weight": "in"})
+    with pytest.raises(ValueError, match="axis is 'up'"):
+        inspect.unwrap(neurons.every)(SHAPES, dict.fromkeys(SHAPES, "up"))
+
+
 @each_axis
 @given(shapes_of_units, st.data())
 @few

@@ -78,6 +78,18 @@ def same(a, b):
 
 
 @with_head
+def test_inputs_are_what_enters_a_unit_however_it_is_stored(name):
+    _, traced, params, batch = study(name)
+    maps = {unit: shape for unit, shape in traced.shapes.items() if unit in graph.choose(traced) and len(shape) > 1}
+    for side in ("inputs", "outputs"):
+        for unit, axis in neurons.axes(traced, maps, side).items():
+            assert graph.operation(traced, unit).side(axis) == side
+            width = neurons.activations(traced, params, batch[:1], unit, axis).shape[-1]
+            assert width == maps[unit][axis == "in"]
+    assert set(neurons.axes(traced, maps, "inputs").values()) == {"GPT-2": {"out"}, "CNN": {"in"}}[name]
+
+
+@with_head
 def test_predictions_are_the_argmax_of_the_modules_logits(name):
     module, traced, params, batch = study(name)
     expected = logits(module, batch).argmax(-1)
@@ -91,7 +103,9 @@ def test_a_sweep_is_a_forward_pass_for_each_neuron_of_every_unit(name, axis):
     _, traced, params, batch = study(name)
     every = neurons.every(traced.shapes, axis)
     naive = neurons.sweep_naive(traced, params, batch[:1], every)
-    found = neurons.sweep(traced, params, batch[:1], every)
+    parts = list(neurons.sweep_in_parts(traced, params, batch[:1], every))
+    assert len(parts) == neurons.n_sweep_parts(traced, len(batch[0]))
+    found = neurons.join_sweeps(parts)
     assert len(naive.neuron) and same(found, naive)
     slow = {"GPT-2": ("wte", "wpe"), "CNN": ("9.weight",)}[name]  # several uses, no linear map; the head
     assert all(_sweep._is_quick(traced, neuron.unit) != any(part in neuron.unit for part in slow) for neuron in every)

@@ -2,13 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_transformers import SMALL, batch, weights
 from strategies import graph_of
 
 from devinterp_func import neurons, stats
-from devinterp_func.neurons import Neuron, _rankings
+from devinterp_func.batches import Data
+from devinterp_func.neurons import Neuron, _rankings, _record_rankings
 
 PARAMS, (TOKENS, _) = weights(SMALL), batch(SMALL, n=40)
 GRAPH, V, UNITS = (
@@ -56,7 +60,7 @@ def activations_where(unit, labels):
 
 def test_every_statistic_of_every_reading_is_a_score():
     counts = {reading: random_counts(4, seed=i) for i, reading in enumerate(("bag", "target"))}
-    found = dict(_rankings.record_rankings(counts, REFERENCE))
+    found = dict(_record_rankings.record_rankings(counts, REFERENCE))
     assert len(found) == 1 + 2 * len(stats.STATISTICS)
     for reading, count in counts.items():
         for name, statistic in stats.STATISTICS.items():
@@ -65,7 +69,7 @@ def test_every_statistic_of_every_reading_is_a_score():
 
 def test_the_posts_ranking_holds_the_posts_tokens_first():
     bag = random_counts(4)
-    score = dict(_rankings.record_rankings({"bag": bag}, REFERENCE))[neurons.POST]
+    score = dict(_record_rankings.record_rankings({"bag": bag}, REFERENCE))[neurons.POST]
     for row, count in zip(score, bag, strict=True):
         order = row.argsort(descending=True, stable=True)[: int((count >= 20).sum())]
         assert set(order.tolist()) == set((count >= 20).nonzero()[:, 0].tolist())
@@ -86,14 +90,23 @@ def test_logit_effects_are_the_slope_of_the_direct_path(unit):
             )
 
 
+def test_logit_effects_of_attention_are_those_of_each_column():
+    unit = "layers.0.self_attn.out_proj.weight"
+    effect = neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), unit)
+    for index, row in enumerate(effect):
+        torch.testing.assert_close(row, neurons.logit_effect(GRAPH, PARAMS, Neuron(unit, index), norm=True))
+
+
 def test_logit_effects_of_other_units_are_refused():
-    with pytest.raises(ValueError, match="'decoder.weight' is not in an MLP; units that are: layers.0.linear1"):
+    message = "'decoder.weight' neither writes to the stream nor feeds an MLP; units that do: layers.0.self_attn.out"
+    with pytest.raises(ValueError, match=message):
         neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), "decoder.weight")
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_models_scores_are_their_formulas(unit):
-    found = dict(_rankings.model_rankings(GRAPH, PARAMS, TOKENS, PREDICTED, unit, REFERENCE))
+    effects = neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), unit)
+    found = dict(_rankings.model_rankings(GRAPH, PARAMS, TOKENS, PREDICTED, unit, REFERENCE, effect=effects))
     width, effect = PARAMS[unit].shape[1], direct_effect(unit)
     assert len(found) == 9 and all(score.shape == (width, V) for score in found.values())
     often = torch.bincount(PREDICTED.flatten(), minlength=V).tolist()
@@ -162,7 +175,7 @@ def test_joint_scores_are_their_formulas():
 
 def test_growth_is_ranked_with_and_without_its_sign_by_how_often_a_token_occurs():
     amounts = random_counts(3).double() - 20
-    found = dict(_rankings.norm_rankings({"growth": amounts, "first order": amounts / 2}, REFERENCE))
+    found = dict(_record_rankings.norm_rankings({"growth": amounts, "first order": amounts / 2}, REFERENCE))
     assert len(found) == 12 and all(score.shape == (3, V) for score in found.values())
     for g in range(3):
         for v in range(V):
@@ -192,10 +205,13 @@ def test_all_rankings_are_those_of_the_chosen_columns(columns):
     found = list(neurons.rankings(material, unit, index, counts, there, norms, key=0))
     assert len(found) == len({(kind, name) for kind, name, _ in found}) == neurons.n_rankings(len(columns), 1)
     by_name = {(kind, name): score for kind, name, score in found}
-    model = dict(_rankings.model_rankings(GRAPH, PARAMS, TOKENS, PREDICTED, unit, REFERENCE))
+    effects = neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), unit)
+    model = dict(_rankings.model_rankings(GRAPH, PARAMS, TOKENS, PREDICTED, unit, REFERENCE, effect=effects))
     for name, score in model.items():
         assert torch.equal(by_name["model", name], score[index])
-    record = dict(_rankings.record_rankings(counts, REFERENCE)) | dict(_rankings.norm_rankings(norms, REFERENCE))
+    record = dict(_record_rankings.record_rankings(counts, REFERENCE)) | dict(
+        _record_rankings.norm_rankings(norms, REFERENCE)
+    )
     effect = neurons.logit_effects(GRAPH, PARAMS, (TOKENS,), unit)[index]
     moved = model[_rankings.MOVED][index]
     joint = _rankings.joint_rankings(there, counts["target"], REFERENCE, material.predictions, effect, moved)
@@ -207,3 +223,64 @@ def test_all_rankings_are_those_of_the_chosen_columns(columns):
         swapped = by_name["chance", "another neuron's: where it predicts, share"]
         share = (there / (material.predictions + 60)).tolist()
         assert sorted(swapped.tolist()) == sorted(share) and swapped.tolist() != share
+
+
+@pytest.mark.parametrize(
+    ("unit", "axis", "effects"),
+    [
+        ("layers.1.linear1.weight", "in", True),
+        ("layers.1.linear1.weight", "out", False),
+        ("layers.0.self_attn.out_proj.weight", "in", True),
+        ("layers.0.self_attn.in_proj_weight", "out", False),
+        ("layers.0.self_attn.in_proj_weight", "in", False),
+    ],
+)
+def test_neurons_without_an_effect_on_the_logits_have_the_other_rankings(unit, axis, effects):
+    assert neurons.has_effect(GRAPH, unit, axis) == effects
+    material = neurons.Material(GRAPH, PARAMS, TOKENS, PREDICTED, REFERENCE, torch.arange(V) * 7 + 100)
+    counts = {name: random_counts(2, seed=i) for i, name in enumerate(("bag", "target", "input"))}
+    index, expected = torch.tensor([3, 0]), random_counts(2, seed=5).double() + 1
+    there = random_counts(2, seed=9)
+    ranked = neurons.rankings(material, unit, index, counts, there, {}, key=0, axis=axis, expected=expected)
+    found = {(kind, name): score for kind, name, score in ranked}
+    assert len(found) == neurons.n_rankings(2, 0, effects, expected=True)
+    assert ("model", "|logit effect|") in found if effects else not any("effect" in name for _, name in found)
+    means = neurons.activations_by_token(GRAPH, PARAMS, (TOKENS,), unit, axis)
+    assert torch.equal(found["model", "activations by input token"], neurons.selectivity(means)[index])
+    assert all(score.shape == (2, V) for score in found.values())
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 5))
+def test_expected_targets_follow_the_inputs_as_in_the_corpus(seed, n_types, n):
+    rng = np.random.default_rng(seed)
+    data = Data(*(torch.from_numpy(rng.integers(n_types, size=(n, 4))) for _ in range(2)))
+    pairs = list(zip(data.tokens.flatten().tolist(), data.targets.flatten().tolist(), strict=True))
+    at = [[pair for pair in pairs if rng.random() < 0.5] for _ in range(3)]  # where each neuron has outliers
+    tables = [torch.zeros(3, n_types, dtype=torch.int32) for _ in range(2)]
+    for g, own in enumerate(at):
+        for pair in own:
+            for table, token in zip(tables, pair, strict=True):
+                table[g, token] += 1
+    found = neurons.expected_targets(tables[0], data)
+    for g in range(3):
+        for t in range(n_types):
+            expected = 0.0
+            for i, _ in at[g]:
+                following = [target for read, target in pairs if read == i]
+                expected += following.count(t) / len(following)
+            assert float(found[g, t]) == pytest.approx(expected)
+    everywhere = torch.bincount(data.tokens.flatten(), minlength=n_types)[None]
+    targets = torch.bincount(data.targets.flatten(), minlength=n_types)
+    torch.testing.assert_close(neurons.expected_targets(everywhere, data)[0], targets.double())
+
+
+def test_targets_given_the_input_are_held_against_each_neurons_own_expectation():
+    target, expected = random_counts(3, seed=1), random_counts(3, seed=2).double() + 1
+    target[2], expected[2] = 0, 0  # a neuron without outliers
+    found = dict(_record_rankings.given_input_rankings(target, expected))
+    assert len(found) == 3
+    for g in range(2):
+        assert torch.equal(found["target given input, log odds"][g], stats.log_odds(target[g], expected[g]))
+        assert torch.equal(found["target given input, log likelihood"][g], stats.log_likelihood(target[g], expected[g]))
+    same(found["target given input, share"], lambda g, v: int(target[g, v]) / (float(expected[g, v]) + 60))
+    assert not any(score[2].any() for score in found.values())

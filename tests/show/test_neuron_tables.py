@@ -330,26 +330,48 @@ def test_tables_of_ids_are_spelled():
     assert spelled["notable targets"].to_list() == [VOCAB.decode([2, 3]), VOCAB.decode([5])]
 
 
-def census_of(p, made_from, flips):
-    found = neurons.Nested(("a", "b"), torch.arange(len(p)) % 2 == 1, torch.rand(len(p)).double())
-    names = [f"layers.0.linear1.weight:{i}" for i in range(len(p))]
-    return tables.census_rows("layers.0.linear1.weight", names, made_from, found, flips, p)
+def census_of(p, alike, made_from, found=True):
+    n = len(p)
+    chosen = neurons.Nested(("a", "b"), torch.arange(n) % 2 == 1, torch.rand(n).double()) if found else None
+    names, groups = [f"layers.0.linear1.weight:{i}" for i in range(n)], ["most outliers", "random others"] * n
+    about = "layers.0.linear1.weight", names, groups[:n], made_from, chosen, ~p.isnan()[:, None], p
+    return tables.census_rows(*about, {"p": p, "p, predicted alike": alike})
 
 
 @given(st.lists(st.one_of(st.just(float("nan")), st.floats(0.0005, 1)), min_size=1, max_size=30))
 def test_a_census_is_judged_for_each_kind_of_rankings_by_itself(chances):
     p = torch.tensor(chances, dtype=torch.float64)
-    flips, certain = (~p.isnan()).long(), torch.ones_like(p)
-    rows = census_of(p, "with the record", flips) + census_of(certain, "random", flips)
+    certain, alike = torch.where(p.isnan(), p, 1.0), torch.where(p.isnan(), p, p / 2)
+    rows = census_of(p, alike, "with the record") + census_of(certain, certain, "random")
     table = tables.judged_census(rows)
     assert not table.filter(pl.col("made from") == "random")["beyond chance"].any()
     own = table.filter(pl.col("made from") == "with the record")
-    assert own["beyond chance"].to_list() == stats.false_discovery(p.nan_to_num(1.0), 0.05).tolist()
+    for values, verdict in zip((p, alike), tables.JUDGED_BY.values(), strict=True):
+        assert own[verdict].to_list() == stats.false_discovery(values.nan_to_num(1.0), 0.05).tolist()
+        everything = tables.census_summary(table, verdict).row(by_predicate=pl.col("unit") == "all", named=True)
+        assert everything["with the record"] == own[verdict].sum() and everything["random"] == 0
+        assert everything["neurons"] == len(p) and everything["with flips"] == int((~p.isnan()).sum())
     assert own["ranking"].to_list() == ["a", "b"] * (len(p) // 2) + ["a"] * (len(p) % 2)
-    everything = tables.census_summary(table).row(by_predicate=pl.col("unit") == "all", named=True)
-    assert everything["neurons"] == len(p) and everything["with flips"] == int((~p.isnan()).sum())
-    assert everything["with the record"] == own["beyond chance"].sum() and everything["random"] == 0
+    shares = tables.share_frame(table)
+    for row in shares.iter_rows(named=True):
+        part = table.filter(pl.col("made from") == row["made from"])
+        part = part if row["neurons"] == "all" else part.filter(pl.col("neurons") == row["neurons"])
+        part = part if row["unit"] == "all" else part.filter(pl.col("unit") == row["unit"])
+        assert (row["judged"], row["with flips"]) == (len(part), int((part["flips"] > 0).sum()))
+        for verdict, told in zip(tables.JUDGED_BY.values(), ("", ", predicted alike"), strict=True):
+            expected = stats.share(part[verdict].to_torch())
+            assert row[f"found{told}"] == part[verdict].sum() and row[f"share{told}"] == expected.value
+            assert (row[f"share{told}: low"], row[f"share{told}: high"]) == (expected.low, expected.high)
+    assert len(shares) == 2 * 2 * (1 + min(2, len(p)))  # by unit and in all; of all and of each group
+
+
+def test_neurons_of_a_unit_in_which_nothing_could_be_chosen_are_counted_too():
+    p = torch.full((3,), torch.nan).double()
+    table = tables.judged_census(census_of(p, p, "with the record", found=False))
+    assert table["ranking"].is_null().all() and not table["beyond chance"].any()
+    assert tables.share_frame(table)["judged"].to_list() == [3, 3, 2, 1, 2, 1]
 
 
 def test_a_census_of_nothing_keeps_its_columns():
     assert tables.judged_census([]).columns == list(tables.CENSUS.columns)
+    assert tables.share_frame(tables.judged_census([])).columns == list(tables.SHARES.columns)

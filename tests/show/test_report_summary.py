@@ -149,10 +149,12 @@ def test_skill_tells_of_rankings_chosen_on_other_neurons_where_there_are(run, fo
     about = {"unit": "layers.0.linear1.weight", "with the record": "a", "model alone": "c"}
     measured = {"MAP with the record": 0.3, "MAP of the model alone": 0.1, "difference": 0.2}
     row = about | measured | {"difference: low": 0.1, "difference: high": 0.3, "neurons with flips": 3}
-    write(folder, "skill_nested", tables.NESTED, [row])
+    write(folder, "skill_nested", tables.NESTED, [row | {"measure": measure} for measure in tables.MEASURES])
     rows = [
-        {"unit": about["unit"], "neuron": f"{about['unit']}:{i}", "made from": made, "ranking": "a", "flips": i % 2}
-        | {"precision": 0.5, "p": 0.01, "beyond chance": made == "with the record" and i < 2}
+        {"unit": about["unit"], "neuron": f"{about['unit']}:{i}", "neurons": "random others", "made from": made}
+        | {"ranking": "a", "flips": i % 2, "precision": 0.5, "p": 0.01, "p, predicted alike": 0.01}
+        | {"beyond chance": made == "with the record" and i < 2}
+        | {"beyond chance, predicted alike": made == "model alone" and i < 3}
         for i in range(5)
         for made in tables.MADE_FROM
     ]
@@ -160,7 +162,9 @@ def test_skill_tells_of_rankings_chosen_on_other_neurons_where_there_are(run, fo
     said = _neuron_findings.skill(run, folder) or ""
     assert "both chosen on other neurons, in 1 of 1 unit: surely in 1, and surely lower in 0" in said
     assert "Of 5 neurons judged 2 flip a token;" in said
-    assert said.endswith("are those of 2 with the record, 0 model alone, 0 random, 0 another neuron's.")
+    others = "another neuron's, with the record, 0 another neuron's, model alone, 0 random"
+    assert f"beyond tokens of like frequency those of 2 with the record, 0 model alone, 0 {others};" in said
+    assert said.endswith(f"beyond tokens predicted as often those of 0 with the record, 3 model alone, 0 {others}.")
     write(folder, "skill_census", tables.CENSUS, [])
     assert (_neuron_findings.skill(run, folder) or "").endswith("with an interval of 95 %.")
     for name in ("skill_nested", "skill_census"):

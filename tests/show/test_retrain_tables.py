@@ -57,6 +57,34 @@ def test_shares_are_held_against_their_own_draws():
     assert loss["count"].to_list() == [7, 9]
 
 
+def test_a_removal_stands_beside_every_pool_but_those_matched_with_others():
+    def row(score, effect, draw=0, share=0.1):
+        return tables.outcome_frame(Choice(score, share, draw), 7, {"loss": effect})
+
+    pools = {"random": CHANCE, "random, with (": [1.0, 3.0], "random, equal norm: credit, loss": [0.5, 0.7]}
+    chosen = {"credit, loss": 2.0, "norm": 1.0}
+    rows = [row(score, effect) for score, effect in chosen.items()]
+    rows += [row(pool, effect, draw) for pool, effects in pools.items() for draw, effect in enumerate(effects)]
+    whole = pl.concat([*rows, row("at_start, loss", 9.0), row("credit, loss", 9.0, share=0.2)])
+    norms = {Choice(score, 0.1): 4.0 for score in chosen}
+    norms |= {Choice(pool, 0.1, draw): 1.0 + draw for pool, effects in pools.items() for draw in range(len(effects))}
+    found = tables.control_frame(whole, norms, 10, 20)
+    assert found.columns == list(tables.REMOVAL_CONTROLS.columns)
+    names = ["random", "random, with (", "random, equal norm"]
+    assert found.select("score", "control").rows() == [
+        *(("credit, loss", name) for name in names),
+        *(("norm", name) for name in names[:2]),
+    ]
+    for one, effects in zip(found.head(3).iter_rows(named=True), pools.values(), strict=True):
+        assert (one["effect"], one["draws"], one["norm"]) == (2, len(effects), 4)
+        assert one["mean"] == pytest.approx(np.mean(effects))
+        assert one["difference"] == pytest.approx(2 - np.mean(effects))
+        assert (one["difference low"], one["difference high"]) == credit.difference_interval(2.0, effects)
+        assert (one["SDs"], one["SDs low"], one["SDs high"]) == credit.distance_from_chance(2.0, effects)
+        assert one["control's norm"] == pytest.approx(1 + (len(effects) - 1) / 2)
+    assert len(tables.control_frame(EMPTY, norms, 10, 20)) == 0
+
+
 def test_patches_are_effects_without_predictions():
     frame = tables.patch_frame(outcomes(), 10, 20)
     assert frame.columns == list(tables.PATCHES.columns)

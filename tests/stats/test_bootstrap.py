@@ -163,3 +163,15 @@ def test_rank_correlation_is_that_of_the_order_alone(x: list[int], random: Any) 
     expected = stats.rank_correlation(a, b)
     np.testing.assert_allclose(stats.rank_correlation(a.exp(), b**3), expected)
     np.testing.assert_allclose(stats.rank_correlation(-a, b), -expected)
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_the_interval_of_a_share_is_where_its_score_test_keeps_it(k, n):
+    k = min(k, n)
+    found = stats.share(torch.arange(n) < k)
+    assert (found.value, found.n) == (k / n, n) and 0 <= found.low <= found.value <= found.high <= 1
+    for end in {found.low, found.high} - {0.0, 1.0}:
+        z = (k / n - end) / math.sqrt(end * (1 - end) / n)
+        assert abs(z) == pytest.approx(1.959964, abs=1e-4)
+    assert (found.low == 0) == (k == 0) and (found.high == 1) == (k == n)
+    assert math.isnan(stats.share(torch.zeros(0, dtype=torch.bool)).value)

@@ -65,7 +65,7 @@ def test_frequency_alone_is_no_finding_and_a_better_ranking_is():
     assert float((p_told[there] <= 0.05).double().mean()) > 0.8
 
 
-@pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 3), (400, 3), (400, 19)])
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 3), (5, 2), (40, 19), (400, 3), (400, 19)])
 def test_drawn_tokens_are_different_and_all_as_likely(n, m):
     from devinterp_func.stats._matched import _distinct
 
@@ -81,3 +81,29 @@ def test_ties_are_broken_the_same_for_both():
     relevant[:, 2] = True
     p = stats.matched_p_values(scores, relevant, torch.zeros(6, dtype=torch.int64), DRAWS, key=0)
     assert 0.35 < float(p.mean()) < 0.8  # uniform on the sixths
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.lists(st.booleans(), min_size=1, max_size=300), st.integers(1, 30))
+def test_draws_end_where_enough_are_as_precise(seed, hits, enough):
+    from devinterp_func.stats._matched import _p_value, _sizes
+
+    draws = len(hits)
+    parts = torch.tensor(hits).split(list(_sizes(draws, 2**16)))
+    found = _p_value(iter(parts), draws, enough)
+    where = [d for d in range(draws) if hits[d]]
+    expected = enough / (where[enough - 1] + 1) if len(where) >= enough else (1 + len(where)) / (1 + draws)
+    assert found == expected
+    assert _p_value(iter(parts), draws, None) == (1 + len(where)) / (1 + draws)
+
+
+def test_an_early_end_leaves_p_values_uniform():
+    V, G = 60, 400
+    rng = np.random.default_rng(0)
+    scores, strata = torch.from_numpy(rng.random((G, V))), torch.arange(V) % 2
+    relevant = torch.from_numpy(rng.random((G, V)) < 0.1)
+    p = stats.matched_p_values(scores, relevant, strata, 2000, key=1, enough=10)
+    p = p[~p.isnan()]
+    for level in (0.02, 0.1, 0.5):
+        share = float((p <= level).double().mean())
+        assert abs(share - level) < 4 * (level / len(p)) ** 0.5

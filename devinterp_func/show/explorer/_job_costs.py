@@ -8,7 +8,7 @@ from devinterp_func.records import Run
 from devinterp_func.show.explorer._site import Site
 
 A_PROBE = 2.5  # plain steps of following a probe through a step, besides replaying it: with it 3 to 4, as README says
-DRAWS = 5  # random removals of retrain.py, beside the one asked for and the intact training
+DRAWS = 10  # of retrain.py, beside the removal asked for and the intact training: 5 random, 5 of equal norm
 
 
 class Cost(NamedTuple):

@@ -1,15 +1,16 @@
 """All tables of a run's phases at once: from what its steps are like, and from a few of its snapshots."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from devinterp_func import credit, keys, training
 from devinterp_func.credit import Coherence, Course
 from devinterp_func.records import Run
+from devinterp_func.show.tables import _phase_dips as of_dips
 from devinterp_func.show.tables import _phase_snapshots as of_snapshots
 from devinterp_func.show.tables import _phases as of_steps
 from devinterp_func.stats import Points
@@ -19,7 +20,7 @@ Losses = Callable[[Params], Float[Tensor, "c"]]
 
 
 def phase_frames(
-    label: str, run: Run, steps: Coherence, width: int, *, key: keys.Key | int
+    label: str, run: Run, steps: Coherence, width: int, phrase: Sequence[int] = (), *, key: keys.Key | int
 ) -> tuple[dict[str, pl.DataFrame], Course, Points]:
     """Tables by name, what was cut, and the change points of all measures together.
 
@@ -28,6 +29,7 @@ def phase_frames(
         run: whose data and units they are.
         steps: of ``credit.coherence``, stacked.
         width: steps of a window.
+        phrase: tokens; texts in which they follow each other are told apart in what stands beside.
         key: of the draws by which change points of single measures are rotated.
     """
     names, start, stop = list(run.shapes), int(steps.step[0]), int(steps.step[-1]) + 1
@@ -41,6 +43,8 @@ def phase_frames(
     datum = torch.stack([ids for *_, ids in training.order(run.recipe, run.n_data, start, stop)])
     spans = segments.select("from", "to").rows()
     made = credit.makers(steps, datum, run.data.tokens, run.graph.vocab_size, spans)
+    beside = credit.run_circumstances(run, start, stop)
+    of_kind, dips = kind_of(run, phrase), of_dips.dips(credit.step_sums(steps), width, key=key)
     frames = {
         "windows": windows,
         "changes": of_steps.change_frame(label, cuts, course),
@@ -48,8 +52,19 @@ def phase_frames(
         "makers": of_steps.maker_frame(label, made, names),
         "models": of_steps.model_frame(label, whole),
         "coincidence": of_steps.coincidence_frame(label, cuts, course, key=key),
+        "dips": of_dips.dip_frame(label, dips, width),
+        "beside": of_dips.beside_frame(
+            label, credit.beside_windows(steps, beside, of_kind, width), names, bool(len(phrase))
+        ),
     }
     return frames, course, credit.change_points(whole, course)
+
+
+def kind_of(run: Run, phrase: Sequence[int]) -> Bool[Tensor, "N"]:
+    """Which of a run's texts have a phrase; none, where there is none."""
+    if not len(phrase):
+        return torch.zeros(run.n_data, dtype=torch.bool)
+    return credit.contains_phrase(run.data, phrase)
 
 
 def snapshot_frames(

@@ -8,6 +8,7 @@ import polars as pl
 from devinterp_func import credit
 from devinterp_func.credit import Answer, SnapshotMeasures
 from devinterp_func.show.schema import FLOAT, INT, NAME, Column, Table, frame
+from devinterp_func.show.tables._phase_dips import BESIDE, DIPS
 from devinterp_func.show.tables._phases import (
     CHANGES,
     COINCIDENCE,
@@ -63,6 +64,8 @@ SNAPSHOT_COURSES = Table(
 )
 
 PHASE_TABLES: Mapping[str, Table] = {  # by the ends of their files' names, in the order of the page
+    "dips": DIPS,
+    "beside": BESIDE,
     "changes": CHANGES,
     "segments": SEGMENTS,
     "makers": MAKERS,

@@ -8,7 +8,14 @@ import polars as pl
 from jaxtyping import Float
 from torch import Tensor
 
-from devinterp_func.credit import RANDOM, Choice, distance_from_chance, mean_interval
+from devinterp_func.credit import (
+    EQUAL_NORM,
+    RANDOM,
+    Choice,
+    difference_interval,
+    distance_from_chance,
+    mean_interval,
+)
 from devinterp_func.show.schema import FLOAT, INT, NAME, Column, Table, frame
 
 PREDICTIONS = {"by credit": "credit", "by marginal": "marginal", "by influence": "influence"}  # column -> amount
@@ -47,6 +54,26 @@ REMOVALS = Table(
     | PREDICTED
     | CHANCE,
     ("from", "to", "measured", "share", "score"),
+)
+REMOVAL_CONTROLS = Table(
+    "What removing data did to each number, beside each kind of random removal.",
+    "retrain.py",
+    SPAN
+    | {"measured": MEASURED, "share": CHOICE["share"], "score": CHOICE["score"], "effect": EFFECT}
+    | {
+        "control": Column(NAME, "where as many others were drawn from: all, some, or those next in norm", control=True),
+        "draws": Column(INT, "of the control", control=True),
+        "mean": Column(FLOAT, "of their effects", control=True),
+        "difference": Column(FLOAT, "the effect minus that mean"),
+        "difference low": Column(FLOAT, "95 % interval, where the effect itself scatters as a draw's does"),
+        "difference high": Column(FLOAT, "95 % interval, where the effect itself scatters as a draw's does"),
+        "SDs": Column(FLOAT, "the difference in standard deviations of the draws' effects"),
+        "SDs low": CHANCE["SDs low"],
+        "SDs high": CHANCE["SDs high"],
+        "norm": Column(FLOAT, "of a removed datum's delta, mean"),
+        "control's norm": Column(FLOAT, "the same of the draws", control=True),
+    },
+    ("from", "to", "measured", "share", "score", "control"),
 )
 PATCHES = Table(
     "One more step on chosen data alone.",
@@ -116,6 +143,43 @@ def removal_frame(outcomes: pl.DataFrame, change: Mapping[str, float], start: in
         of_change = row["effect"] / change[row["measured"]] if change[row["measured"]] else None
         rows.append(row | {"of the change": of_change} | {name: own[name].mean() for name in PREDICTIONS})
     return frame(REMOVALS, rows)
+
+
+def control_frame(outcomes: pl.DataFrame, norms: Mapping[Choice, float], start: int, stop: int) -> pl.DataFrame:
+    """Each score's effect beside every pool of draws: of all data, of some, of those as large as what it removes.
+
+    Args:
+        outcomes: of OUTCOMES.
+        norms: the mean norm of a removed datum's delta, of each choice; the outcomes of others are left out.
+        start, stop: the steps.
+    """
+    rows, known = [], {(choice.score, f"{choice.share:g}", choice.draw): norm for choice, norm in norms.items()}
+    size = [known.get((score, f"{share:g}", draw)) for score, share, draw in outcomes.select(*Choice._fields).rows()]
+    whole = outcomes.with_columns(pl.Series("norm", size, dtype=pl.Float64)).drop_nulls("norm")
+    for (measured, share), part in whole.group_by("measured", "share", maintain_order=True):
+        named = {score: own for (score,), own in part.group_by("score", maintain_order=True)}
+        pools = {name: own for name, own in named.items() if name.startswith(RANDOM)}
+        for score, own in named.items():
+            beside = [name for name in pools if not name.startswith(EQUAL_NORM) or name == EQUAL_NORM + score]
+            for control in beside if score not in pools else ():
+                row = {"from": start, "to": stop, "measured": measured, "share": share, "score": score}
+                rows.append(row | _beside(own, pools[control]) | {"control": _control(control, score)})
+    return frame(REMOVAL_CONTROLS, rows)
+
+
+def _control(pool: str, score: str) -> str:
+    """What a pool is called beside the score that it is matched with."""
+    return pool.removesuffix(f": {score}") if pool == EQUAL_NORM + score else pool
+
+
+def _beside(own: pl.DataFrame, pool: pl.DataFrame) -> dict[str, Any]:
+    effect, draws = float(own["effect"].mean()), pool["effect"].to_list()  # type: ignore[arg-type]
+    mean = float(np.mean(draws))
+    low, high = difference_interval(effect, draws) or (None, None)
+    distance = dict(zip(("SDs", "SDs low", "SDs high"), distance_from_chance(effect, draws) or [None] * 3, strict=True))
+    row: dict[str, Any] = {"effect": effect, "draws": len(draws), "mean": mean, "difference": effect - mean}
+    row |= {"difference low": low, "difference high": high, **distance}
+    return row | {"norm": own["norm"].mean(), "control's norm": pool["norm"].mean()}
 
 
 def patch_frame(outcomes: pl.DataFrame, start: int, stop: int) -> pl.DataFrame:
