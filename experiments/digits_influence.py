@@ -2,7 +2,7 @@
 
     python experiments/digits_influence.py --out experiments/results/influence     # some minutes, no download
     python experiments/digits_influence.py --out runs/few-digits --networks mlp --seeds 1 --draws 10 --epochs 2
-    python experiments/digits_influence.py --recipe published --networks mlp --draws 200 --singles 50 --no-rivals
+    python experiments/digits_influence.py --recipe published --networks mlp --draws 10 --no-rivals --out runs/recipe
 
 An MLP and a CNN are trained on scikit-learn's handwritten digits with AdamW from several seeds, and then again without
 single images, in all their visits. The published recipe is that of arXiv 2605.18814 (digits_recipes.py), whose

@@ -1,6 +1,6 @@
 """Grokking, split exactly: what made a transformer that adds modulo p right about pairs that it has not seen?
 
-    python experiments/modulo.py                                           # some minutes, no download
+    python experiments/modulo.py --run runs/modulo --out runs/modulo-results   # some ten minutes, no download
     python experiments/modulo.py --run runs/tiny-sums --p 7 --share 0.6 --steps 40 --width 8 --hidden 16 --timed 0
 
 Full batches and AdamW: memorised first, understood long after. Each step is replayed, and the change of the log odds

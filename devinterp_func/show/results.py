@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -234,7 +235,8 @@ def _plain(value: Any) -> Any:
     """A setting as JSON can hold it."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
+    endless = isinstance(value, float) and not math.isfinite(value)
+    return str(value) if endless or isinstance(value, Path) else value
 
 
 def _script(kind: Table | None) -> str:

@@ -27,6 +27,7 @@ class Settings:
     seed: int = 0
     neuron: tuple[str, ...] = ()
     other: Path | None = None
+    limit: float = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,13 @@ def test_a_stage_is_done_for_this_run_and_these_settings_only(tmp_path, run):
     assert not results.is_done(folder, "stage", origin | {"run": "another"})
     assert not results.is_done(folder, "stage", origin | {"steps": 2})
     assert sorted(path.name for path in folder.iterdir()) == ["stage.json"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("-inf"), float("nan")])
+def test_a_setting_may_have_no_end(tmp_path, run, limit):
+    results.finish(tmp_path, "stage", results.origin(tmp_path, run, Settings(run.path, limit=limit)))
+    assert results.is_done(tmp_path, "stage", results.origin(tmp_path, run, Settings(run.path, limit=limit)))
+    assert not results.is_done(tmp_path, "stage", results.origin(tmp_path, run, Settings(run.path)))
 
 
 def test_a_stage_is_not_done_once_the_one_before_changed(tmp_path, run):
