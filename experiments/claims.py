@@ -206,6 +206,40 @@ ONE = "A bracket head of the post's run rises by 0.50 in six steps; without the 
 TWENTY = "A bracket head of the AdamW twin rises by 0.55 in twenty steps; without the 20 of 400 that influence names"
 
 
+def previous(folder: Path) -> Claim:
+    head = "head:1.2 previous"
+    of = {"from": 7808, "measured": head, "share": 0.05, "score": f"influence, {head}"}
+    table, ends = "modern/retrain_controls", "difference {}"
+    chance, equal = (row(folder, table, **of, control=pool) for pool in ("random", "random, equal norm"))
+    found = row(folder, "modern/retrain", **of)
+    return Claim(
+        "The twin's best previous-token head rises by 0.013 in 24 steps; without the 24 of 480 that influence names",
+        f"{-found['of the change']:.0%} of the rise is gone ({found['effect']:+.4f}, foretold "
+        f"{found['by influence']:+.4f})",
+        f"beyond equal norm by {within(equal, 'difference', 4, ends=ends)}, beyond random by "
+        f"{within(chance, 'difference', 4, ends=ends)}",
+        (table, "modern/retrain"),
+        HEADS,
+    )
+
+
+def dips(folder: Path) -> Claim:
+    of = pl.col("series") == "of a window", pl.col("null") == "smooth, noise outside the dip"
+    tables = ("post/phases_changed_dips", "modern/phases_changed_dips")
+    sgd, adamw = (pl.read_parquet(folder / f"{table}.parquet").filter(*of) for table in tables)
+    told = [f"{one['inside']:.2f} (steps {one['from']} to {one['to']})" for one in sgd.to_dicts()]
+    deep = [one for one in adamw.to_dicts() if one["inside"] is not None and one["inside"] < 0.5]
+    return Claim(
+        "Effective sample size of windows of steps at its lowest in the first 1,000 steps of clipped SGD, as a share "
+        "of the data; three seeds",
+        ", ".join(told),
+        f"smooth courses with such noise dip so deep in at most {max(sgd['p'].to_list()):.1%} of draws; with AdamW "
+        f"{len(deep)} of {len(adamw)} seeds fall below 0.5",
+        tables,
+        PHASES,
+    )
+
+
 def induction(folder: Path) -> Claim:
     of = {"from": 280, "measured": "head:1.1 induction", "share": 0.01}
     table = "induction/retrain_controls"
@@ -386,7 +420,9 @@ CLAIMS: dict[str, Callable[[Path], Claim]] = {
     "heads again": heads_again,
     "one": without_visits("post", "head:0.1 bracket", 0.01, "credit", ONE),
     "twenty": without_visits("modern", "head:2.2 bracket", 0.05, "influence", TWENTY),
+    "previous": previous,
     "induction": induction,
+    "dips": dips,
     "completeness": completeness,
     "left out": left_out,
     "planted": planted,
@@ -413,7 +449,7 @@ POST = (  # what the post said, what is so, and by which claims
     (
         "training data add value beyond the finished model",
         "for naming what a neuron does, nothing sure; for naming what made something, yes",
-        ("adds", "one", "twenty", "induction"),
+        ("adds", "one", "twenty", "previous", "induction"),
     ),
     ("bigrams are learnt by the direct path", "yes, from step 500 on with SGD, sooner with AdamW", ("bigrams",)),
     (
