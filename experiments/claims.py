@@ -321,30 +321,26 @@ def planted(folder: Path) -> Claim:
     )
 
 
-def without_new_york(folder: Path) -> Claim:
-    of = {"from": 1464, "share": 0.01, "measured": "bigram:new york"}
-    credited = row(folder, "post-avx2/retrain", **of, score="credit, bigram:new york")
-    chance = row(folder, "post-avx2/retrain", **of, score="random")
-    return Claim(
-        "The entry “new → york” after 300 steps made again without the 1 % of places credited most for it",
-        f"{credited['effect']:+.2f}, foretold {credited['by credit']:+.2f}",
-        f"random removals {within(chance, 'effect')}",
-        ("post-avx2/retrain",),
-        FORECAST,
-    )
+def left_out_by_credit(probe: str, of_all: float, said: str, digits: tuple[int, int]) -> Callable[[Path], Claim]:
+    """Of the effect and what was foretold, so many digits."""
+
+    def claim(folder: Path) -> Claim:
+        table, of = "post-avx2/retrain", {"from": 1464, "share": of_all, "measured": probe}
+        credited, chance = (row(folder, table, **of, score=score) for score in (f"credit, {probe}", "random"))
+        fine, coarse = digits
+        return Claim(
+            said,
+            f"{credited['effect']:+.{fine}f}, foretold {credited['by credit']:+.{coarse}f}",
+            f"random removals {within(chance, 'effect', fine)}",
+            (table,),
+            FORECAST,
+        )
+
+    return claim
 
 
-def loss_without(folder: Path) -> Claim:
-    of = {"from": 1464, "share": 0.1, "measured": "loss"}
-    credited = row(folder, "post-avx2/retrain", **of, score="credit, loss")
-    chance = row(folder, "post-avx2/retrain", **of, score="random")
-    return Claim(
-        "The loss after the same, without the 10 % credited most for lowering it",
-        f"{credited['effect']:+.3f}, foretold {credited['by credit']:+.1f}",
-        f"random removals {within(chance, 'effect', 3)}",
-        ("post-avx2/retrain",),
-        FORECAST,
-    )
+NEW_YORK = "The entry “new → york” after 300 steps made again without the 1 % of places credited most for it"
+LOSS = "The loss after the same, without the 10 % credited most for lowering it"
 
 
 def smooth(folder: Path) -> Claim:
@@ -426,8 +422,8 @@ CLAIMS: dict[str, Callable[[Path], Claim]] = {
     "completeness": completeness,
     "left out": left_out,
     "planted": planted,
-    "new york": without_new_york,
-    "loss": loss_without,
+    "new york": left_out_by_credit("bigram:new york", 0.01, NEW_YORK, (2, 2)),
+    "loss": left_out_by_credit("loss", 0.1, LOSS, (3, 1)),
     "smooth": smooth,
     "chaotic": chaotic,
     "digits": digits,

@@ -92,7 +92,7 @@ def knowledge(
     seen, predicted = looked_at[:n_seen], torch.full_like(data.tokens, V)  # V: not looked up
     for part in terminal.watched(looked_at.split(500), -(-len(looked_at) // 500), "the model's predictions"):
         predicted[part] = neurons.predictions(graph, params, (data.tokens[part],)).cpu()
-    groups = neurons.groups(run.shapes, neurons.axes(graph, run.shapes, side_of(run, folder)))
+    groups = neurons.groups(run.shapes, {one.unit: one.axis for one in tally.groups if isinstance(one, Neuron)})
     there = neurons.tally(run.shards(), Data(data.tokens, predicted), groups, V + 1).target[:, :V]
     grown = {
         f"{kind}{span_of(name)}": results.read_arrays(folder, name.replace("norms", file, 1), "norms.py")

@@ -26,7 +26,7 @@ from devinterp_func.graph import (
     run,
     writes_stream,
 )
-from devinterp_func.neurons._neuron import Axis, Neuron, weights
+from devinterp_func.neurons._neuron import Neuron, input_axis, weights
 from devinterp_func.tree import Params
 
 
@@ -80,15 +80,6 @@ def is_writer(graph: Graph, neuron: Neuron) -> bool:
     """Whether the neuron's weights are what its activity adds to the stream."""
     own = has_operation(graph, neuron.unit) and operation(graph, neuron.unit).side(neuron.axis) == "inputs"
     return own and writes_stream(graph, neuron.unit)
-
-
-def input_axis(graph: Graph, unit: str) -> Axis:
-    """The axis of a unit's inputs: columns, or rows where the unit is stored (in, out).
-
-    Raises:
-        ValueError: the unit has no single operation.
-    """
-    return "in" if operation(graph, unit).side("in") == "inputs" else "out"
 
 
 def _by_input(graph: Graph, params: Params, unit: str) -> Float[Tensor, "i o"]:

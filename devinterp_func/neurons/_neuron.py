@@ -99,6 +99,15 @@ def dimension(axis: Axis) -> int:
     return 1 if axis == "in" else 0
 
 
+def input_axis(graph: Graph, unit: str) -> Axis:
+    """The axis of a unit's inputs: columns, or rows where the unit is stored (in, out).
+
+    Raises:
+        ValueError: the unit has no single operation.
+    """
+    return "in" if operation(graph, unit).side("in") == "inputs" else "out"
+
+
 def axes(graph: Graph, shapes: units.Shapes, side: Side) -> dict[str, Axis]:
     """Which axis of each unit numbers the inputs, or the outputs, of its linear map or convolution.
 
@@ -109,8 +118,8 @@ def axes(graph: Graph, shapes: units.Shapes, side: Side) -> dict[str, Axis]:
     """
     found: dict[str, Axis] = {}
     for unit in shapes:
-        columns = operation(graph, unit).side("in") if has_operation(graph, unit) else "inputs"
-        found[unit] = "in" if columns == side else "out"
+        of_inputs = input_axis(graph, unit) if has_operation(graph, unit) else "in"
+        found[unit] = "in" if (of_inputs == "in") == (side == "inputs") else "out"
     return found
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from devinterp_func import keys, stats
 from devinterp_func.graph import Graph, has_operation, hidden_maps, writes_stream
 from devinterp_func.neurons._activations import activations_by_token, selectivity
-from devinterp_func.neurons._logit_effect import input_axis, logit_effects
-from devinterp_func.neurons._neuron import Axis
+from devinterp_func.neurons._logit_effect import logit_effects
+from devinterp_func.neurons._neuron import Axis, input_axis
 from devinterp_func.neurons._record_rankings import (
     SMOOTH,
     given_input_rankings,
